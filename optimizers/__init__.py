@@ -1,0 +1,68 @@
+"""Aurora, Muon and their relatives: ordinary torch optimizers, each a chain of stages. Needs only torch.
+
+    from optimizers import Aurora
+    optimizer = Aurora(matrices, lr=0.035)          # the 2-D hidden weights; AdamW for everything else
+
+or, for a whole model whose parameters are named as train_gpt.py's are:
+
+    for optimizer in build_optimizers(model, RECIPES["aurora"]): ...
+"""
+import torch
+from torch import nn
+
+from .aurora import Aurora, BalancedPolar, balanced_polar
+from .matrix import Context, MatrixOptimizer, Stage
+from .momentum import Nesterov
+from .muon import Muon, Polar
+from .polar import polar
+from .recipes import RECIPES, AdamW, Recipe, resolve
+from .step import AspectScale, Decay
+
+__all__ = ["Aurora", "Muon", "MatrixOptimizer", "Stage", "Context", "Nesterov", "Polar", "BalancedPolar",
+           "AspectScale", "Decay", "polar", "balanced_polar", "RECIPES", "Recipe", "resolve",
+           "build_optimizers", "roles"]
+
+
+def roles(model: nn.Module) -> dict[str, list]:
+    """(name, parameter) of `model` by role: embed, head, vector, and the matrices attn, up and down."""
+    by_role: dict[str, list] = {role: [] for role in ("embed", "head", "vector", "attn", "up", "down")}
+    for name, p in model.named_parameters():
+        if p.ndim < 2:
+            role = "vector"
+        elif name.startswith("embed."):
+            role = "embed"
+        elif name.startswith("proj."):
+            role = "head"
+        elif ".attn." in name:
+            role = "attn"
+        elif ".mlp." in name:
+            role = "down" if name.split(".")[-2] in ("proj", "down") else "up"
+        else:
+            raise ValueError(f"build_optimizers: no role for {name} of shape {tuple(p.shape)}; name it like a "
+                             "parameter of train_gpt.GPT, or build the optimizers by hand")
+        by_role[role].append((name, p))
+    return by_role
+
+
+def build_optimizers(model: nn.Module, recipe: Recipe, process_group=None) -> list:
+    """The optimizers of a recipe, with learning rates at their peak: AdamW for embedding, head and vectors, and
+    the recipe's chain (or AdamW) for the hidden matrices, each role with its balance.
+
+    process_group: the ranks the matrices are sharded over, see MatrixOptimizer; AdamW takes gradients as they are.
+    """
+    by_role, aux = roles(model), recipe.aux
+    groups = [dict(params=by_role[role], lr=lr) for role, lr in
+              (("embed", aux.embed_lr), ("head", aux.head_lr), ("vector", aux.vector_lr)) if by_role[role]]
+    optimizers = [torch.optim.AdamW(groups, betas=(aux.beta1, aux.beta2), eps=aux.eps,
+                                    weight_decay=aux.weight_decay, fused=True)]
+    if isinstance(recipe.matrices, AdamW):
+        adam = recipe.matrices
+        matrices = [pair for role in ("attn", "up", "down") for pair in by_role[role]]
+        optimizers.append(torch.optim.AdamW(matrices, lr=recipe.lr, betas=(adam.beta1, adam.beta2), eps=adam.eps,
+                                            weight_decay=recipe.weight_decay, fused=True))
+    else:
+        groups = [dict(params=by_role[role], balance=getattr(recipe.balance, role))
+                  for role in ("attn", "up", "down") if by_role[role]]
+        optimizers.append(MatrixOptimizer(groups, recipe.matrices, recipe.lr, recipe.weight_decay,
+                                          recipe.momentum, process_group=process_group))
+    return optimizers

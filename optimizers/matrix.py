@@ -1,0 +1,316 @@
+"""MatrixOptimizer: a chain of stages over stacks of equal-shaped matrices, sharded over ranks if asked.
+
+Muon and its relatives are one pattern: momentum, a few functions of the update, a step, sometimes a touch
+afterwards. A Stage is one such function on a stack (batch, rows, cols); an optimizer is a tuple of them.
+
+One step, with a process group of W ranks (W = 1 without one), for every stack of B matrices:
+    1. reduce-scatter   gradients, summed in float32, to the rank that owns them: ceil(B / W) each, padded
+    2. update           the owned matrices in one batched call, compiled once per stack on CUDA
+    3. all-gather       the new weights to every rank
+All of 1 is started before the first 2, and every 3 before the first is waited for, largest stack first.
+"""
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+BALANCES = ("rows", "columns", "long", None)
+
+
+@dataclass
+class Context:
+    """What a stage sees of its stack. Scalars are 0-d tensors, so that a schedule never recompiles."""
+
+    weight: Tensor                 # (batch, rows, cols), read only except in after_step
+    grad: Tensor                   # (batch, rows, cols), the raw gradient, read only
+    lr: Tensor                     # as scheduled
+    lr_peak: Tensor                # the group's initial_lr, else lr
+    weight_decay: Tensor
+    momentum: Tensor
+    step: Tensor                   # steps taken before this one
+    balance: str | None            # the side Aurora evens out
+    state: dict[str, Tensor] = field(default_factory=dict)  # stages replace entries, they never write into them
+
+
+class Stage:
+    """One function of the update. Subclasses are frozen dataclasses: their fields are the recipe."""
+
+    def init(self, ctx: Context) -> None:
+        """Allocate what the stage keeps: ctx.state[name] = a tensor whose first dimension is the batch."""
+
+    def __call__(self, update: Tensor, ctx: Context) -> Tensor:
+        """The next update, same shape; new state is assigned to ctx.state[name]."""
+        raise NotImplementedError
+
+    def after_step(self, ctx: Context) -> None:
+        """Optional, after W <- W - lr update: refresh a basis, or pin a norm by assigning ctx.weight."""
+
+
+def run_chain(chain, weight, grad, state, scalars, balance, skip) -> Tensor:
+    """One step of `chain` on a stack: returns the new weight and writes `state` in place.
+
+    skip: 0-d, non-zero keeps weight and state exactly as they are (a non-finite gradient), with no host sync.
+    """
+    high = torch.promote_types(weight.dtype, torch.float32)
+    ctx = Context(weight=weight.to(high), grad=grad.to(high), balance=balance, **scalars)
+    ctx.state = {name: value.to(high) for name, value in state.items()}
+    update = ctx.grad
+    for stage in chain:
+        update = stage(update, ctx)
+    ctx.weight = ctx.weight - ctx.lr * update
+    for stage in chain:
+        stage.after_step(ctx)
+    for name, old in state.items():
+        old.copy_(torch.where(skip != 0, old, ctx.state[name].to(old.dtype)))
+    return torch.where(skip != 0, weight, ctx.weight.to(weight.dtype))
+
+
+class Stack:
+    """Matrices of one shape, dtype and param group; this rank owns `params[first : first + owned]`."""
+
+    def __init__(self, group: dict, params: list, names: list, rank: int, world_size: int):
+        self.group, self.params, self.names = group, params, names
+        self.per_rank = -(-len(params) // world_size)  # slots; the last ranks' may be empty
+        self.first = min(rank * self.per_rank, len(params))
+        self.owned = params[self.first:(rank + 1) * self.per_rank]
+        self.state: dict[str, Tensor] = {}
+        self.whole: tuple | None = None  # (stack, indices): a part of a stack, made for one step
+
+    def batch(self, tensors: list, slots: int, dtype: torch.dtype | None = None) -> Tensor:
+        """`tensors` as one (slots, rows, cols), zeros in the slots behind the last."""
+        like = self.params[0]
+        out = torch.empty((slots, *like.shape), dtype=dtype or like.dtype, device=like.device)
+        if tensors:
+            torch._foreach_copy_(list(out[:len(tensors)].unbind(0)), tensors)
+        out[len(tensors):].zero_()
+        return out
+
+    def allocate(self, chain, old: dict) -> None:
+        """State for the owned matrices, as per-parameter views in `old`; what `old` already holds is kept."""
+        weight = self.batch(self.owned, len(self.owned))
+        zero = torch.zeros(())
+        ctx = Context(weight, weight, zero, zero, zero, zero, zero, self.group["balance"])
+        for stage in chain:
+            stage.init(ctx)
+        self.state = ctx.state
+        for i, p in enumerate(self.owned):
+            for name, value in self.state.items():
+                if name in old.get(p, {}):
+                    value[i].copy_(old[p][name])
+            old[p] = {name: value[i] for name, value in self.state.items()}
+        for p in self.params:
+            if not any(p is own for own in self.owned):
+                old.pop(p, None)
+
+
+class MatrixOptimizer(torch.optim.Optimizer):
+    """W <- W - lr u, where u is what `chain` makes of the gradient; the base class of Muon, Aurora and kin.
+
+    params: 2-D parameters, param groups, or named_parameters(). Per group: lr, weight_decay, momentum, balance.
+    process_group: None takes the gradients as they are (one process, or already reduced). With a group, step()
+    sums the gradients over its ranks in float32, updates the matrices this rank owns and gathers the weights;
+    state_dict() is then a collective that returns the complete state, which loads at any world size.
+    State is optimizer.state[p][name], views of the stack. No gradient, and nothing but the weights, is written.
+    A non-finite gradient changes neither weight nor state; the error names the parameter and is raised at once
+    on the CPU, on CUDA at the next step (so that no step waits for the device). A caller that makes this check
+    itself sets `optimizer.found_inf` to a 0-d tensor, non-zero to skip, as torch's fused AdamW takes it.
+    """
+
+    def __init__(self, params, chain, lr, weight_decay=0.0, momentum=0.95, balance=None, process_group=None):
+        self.chain = tuple(chain)
+        self.process_group = process_group
+        self.rank = dist.get_rank(process_group) if process_group is not None else 0
+        self.world_size = dist.get_world_size(process_group) if process_group is not None else 1
+        self._stacks: list[Stack] | None = None
+        self._pending = None  # (verdict on the host, event, names) of a step on CUDA not yet looked at
+        self._compiled = None
+        super().__init__(params, dict(lr=lr, weight_decay=weight_decay, momentum=momentum, balance=balance,
+                                      step=0))
+
+    # ------------------------------------------------------------------ checks
+
+    def add_param_group(self, param_group: dict) -> None:
+        """Add a group, refusing what is not a plain 2-D float matrix and values out of range (ValueError)."""
+        super().add_param_group(param_group)
+        self._stacks = None
+        group = self.param_groups[-1]
+        kind = type(self).__name__
+        for key, low, high in (("lr", 0, float("inf")), ("weight_decay", 0, float("inf")), ("momentum", 0, 1)):
+            if not low <= float(group[key]) < high:
+                raise ValueError(f"{kind}: {key} must lie in [{low}, {high}), got {group[key]}")
+        if group["balance"] not in BALANCES:
+            raise ValueError(f"{kind}: balance must be one of {BALANCES}, got {group['balance']!r}")
+        for p, name in zip(group["params"], _names(group)):
+            if p.ndim != 2 or not p.is_floating_point():
+                raise ValueError(f"{kind}: {name} has shape {tuple(p.shape)} and dtype {p.dtype}; only 2-D float "
+                                 "matrices can be orthogonalised: give it to AdamW, or reshape it to 2-D")
+            if hasattr(p, "device_mesh"):
+                raise ValueError(f"{kind}: {name} is a DTensor; orthogonalising a shard is not orthogonalising "
+                                 "the matrix: pass whole matrices with process_group=...")
+
+    def _gradients(self, stack: Stack) -> list:
+        for p, name in zip(stack.params, stack.names):
+            if p.grad is not None and p.grad.layout != torch.strided:
+                raise ValueError(f"{type(self).__name__}: {name} has a sparse gradient; use sparse=False")
+            if p.grad is None and self.world_size > 1:
+                raise ValueError(f"{type(self).__name__}: {name} has no gradient on rank {self.rank}; ranks must "
+                                 "agree: set p.grad to zeros where a parameter was not used")
+        return [p.grad for p in stack.params]
+
+    def _raise_pending(self) -> None:
+        if self._pending is not None:
+            verdict, event, names = self._pending
+            self._pending = None
+            event.synchronize()  # of the step before: the device is already past it, or nearly
+            self._raise_if_bad(verdict, names)
+
+    def _raise_if_bad(self, verdict: Tensor, names: list) -> None:
+        bad = [name for name, flag in zip(names, verdict.tolist()) if flag]
+        if bad:
+            raise FloatingPointError(f"{type(self).__name__}: non-finite gradient in {bad[0]}"
+                                     + (f" and {len(bad) - 1} more" if len(bad) > 1 else "")
+                                     + "; no weight was changed: lower the learning rate or look at the loss")
+
+    def _skip_flag(self, stacks: list, grads: list) -> Tensor:
+        """0-d, non-zero where any gradient on any rank is not finite; the caller's found_inf where it is set."""
+        found_inf = getattr(self, "found_inf", None)
+        if found_inf is not None:
+            return found_inf
+        norms = torch.stack(torch._foreach_norm([g for gs in grads for g in gs], float("inf")))
+        verdict = (~norms.isfinite()).float()
+        if self.world_size > 1:
+            dist.all_reduce(verdict, op=dist.ReduceOp.MAX, group=self.process_group)
+        names = [name for stack in stacks for name in stack.names]
+        if verdict.is_cuda:
+            host = torch.empty(verdict.shape, dtype=verdict.dtype, pin_memory=True)
+            host.copy_(verdict, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            self._pending = host, event, names
+        else:
+            self._raise_if_bad(verdict, names)
+        return verdict.amax()
+
+    # ------------------------------------------------------------------ the step
+
+    def _build(self) -> list:
+        stacks = []
+        for group in self.param_groups:
+            members: dict = {}
+            for p, name in zip(group["params"], _names(group)):
+                members.setdefault((tuple(p.shape), p.dtype, p.device), []).append((p, name))
+            for pairs in members.values():
+                params, names = [p for p, _ in pairs], [name for _, name in pairs]
+                stacks.append(Stack(group, params, names, self.rank, self.world_size))
+        stacks.sort(key=lambda s: -s.params[0].numel() * s.per_rank)
+        for stack in stacks:
+            stack.allocate(self.chain, self.state)
+        return stacks
+
+    def _present(self) -> list:
+        """The stacks of this step. Parameters without a gradient are left out, in stacks made for the step."""
+        if self._stacks is None:
+            self._stacks = self._build()
+        stacks = []
+        for stack in self._stacks:
+            keep = [i for i, p in enumerate(stack.params) if p.grad is not None]
+            if self.world_size > 1 or len(keep) == len(stack.params):
+                stacks.append(stack)
+            elif keep:
+                part = Stack(stack.group, [stack.params[i] for i in keep], [stack.names[i] for i in keep], 0, 1)
+                part.state = {name: value[keep] for name, value in stack.state.items()}
+                part.whole = stack, keep
+                stacks.append(part)
+        return stacks
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """One step; returns the closure's loss. Never waits for the device. See the class for errors."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._raise_pending()
+        stacks = self._present()
+        if not stacks:
+            return loss
+        grads = [self._gradients(stack) for stack in stacks]
+        skip = self._skip_flag(stacks, grads)
+        reduced = [self._reduce(stack, g) for stack, g in zip(stacks, grads)]
+        gathers = [self._gather(stack, self._update(stack, *r, skip)) for stack, r in zip(stacks, reduced)]
+        for stack, (full, work) in zip(stacks, gathers):
+            if work is not None:
+                work.wait()
+            torch._foreach_copy_(stack.params, list(full[:len(stack.params)].unbind(0)))
+        for group in self.param_groups:
+            group["step"] += 1
+        return loss
+
+    def _reduce(self, stack: Stack, grads: list) -> tuple:
+        """This rank's share of the summed gradients, and the work to wait for."""
+        dtype = torch.promote_types(grads[0].dtype, torch.float32)
+        everyone = stack.batch(grads, stack.per_rank * self.world_size, dtype)
+        if self.world_size == 1:
+            return everyone, None
+        mine = everyone.new_empty((stack.per_rank, *everyone.shape[1:]))
+        return mine, dist.reduce_scatter_tensor(mine, everyone, group=self.process_group, async_op=True)
+
+    def _update(self, stack: Stack, grad: Tensor, work, skip: Tensor) -> Tensor:
+        """The new weights of the owned matrices, padded to the rank's slots."""
+        if work is not None:
+            work.wait()
+        group, count = stack.group, len(stack.owned)
+        weight = stack.batch(stack.owned, stack.per_rank)
+        if count == 0:
+            return weight
+        lr = group["lr"]
+        scalars = dict(lr=lr, lr_peak=group.get("initial_lr", lr), weight_decay=group["weight_decay"],
+                       momentum=group["momentum"], step=group["step"])
+        scalars = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in scalars.items()}
+        if self._compiled is None:
+            # dynamic=False: a stack's shape never changes, so each is compiled once and for good.
+            self._compiled = torch.compile(run_chain, dynamic=False) if weight.is_cuda else run_chain
+        new = self._compiled(self.chain, weight[:count], grad[:count], stack.state, scalars, group["balance"], skip)
+        if stack.whole is not None:
+            whole, keep = stack.whole
+            for name, value in stack.state.items():
+                whole.state[name][keep] = value
+        return new if count == stack.per_rank else torch.cat((new, weight[count:]))
+
+    def _gather(self, stack: Stack, mine: Tensor) -> tuple:
+        if self.world_size == 1:
+            return mine, None
+        full = mine.new_empty((stack.per_rank * self.world_size, *mine.shape[1:]))
+        return full, dist.all_gather_into_tensor(full, mine.contiguous(), group=self.process_group, async_op=True)
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict:
+        """The complete state, the same on every rank; a collective where there is a process group."""
+        own = self.state
+        if self.world_size > 1 and self._stacks is not None:
+            self.state = type(own)(own.default_factory)
+            for stack in self._stacks:
+                for name, value in stack.state.items():
+                    mine = value.new_zeros((stack.per_rank, *value.shape[1:]))
+                    mine[:len(stack.owned)] = value
+                    full, work = self._gather(stack, mine)
+                    work.wait()
+                    for i, p in enumerate(stack.params):
+                        self.state[p][name] = full[i]
+        try:
+            return super().state_dict()
+        finally:
+            self.state = own
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Load a complete state saved at any world size; each rank keeps what it owns, from the next step on."""
+        super().load_state_dict(state_dict)
+        self._stacks = None
+
+
+def _names(group: dict) -> list:
+    """The names of a group's parameters, or what tells them apart."""
+    given = group.get("param_names")
+    return given or [f"parameter {i} of shape {tuple(p.shape)}" for i, p in enumerate(group["params"])]

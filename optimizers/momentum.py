@@ -1,0 +1,29 @@
+"""Momentum: the first stage of every chain."""
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .matrix import Context, Stage
+
+
+@dataclass(frozen=True)
+class Nesterov(Stage):
+    """Exponential moving average of gradients with Nesterov's look ahead.
+
+        M <- M + (1 - mu) (g - M);    update = M + (1 - mu) (g - M)    (nesterov=False: update = M)
+
+    Keeps state["momentum"], shape (batch, rows, cols), from zero and without bias correction: every later
+    stage of these chains ignores the scale. mu is the param group's `momentum`; mu = 0 gives the gradient.
+    Source: Muon, https://kellerjordan.github.io/posts/muon/ (EMA form, as in modded-nanogpt).
+    """
+
+    nesterov: bool = True
+
+    def init(self, ctx: Context) -> None:
+        ctx.state["momentum"] = ctx.weight.new_zeros(ctx.weight.shape)
+
+    def __call__(self, update: Tensor, ctx: Context) -> Tensor:
+        M = ctx.state["momentum"]
+        M = M + (1 - ctx.momentum) * (update - M)
+        ctx.state["momentum"] = M
+        return M + (1 - ctx.momentum) * (update - M) if self.nesterov else M

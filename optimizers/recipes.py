@@ -1,0 +1,150 @@
+"""Named recipes: every constant of a run in one place, with where it comes from.
+
+RECIPES[name] is the recipe of the 124M tracks. `.on[track]` holds the fields that differ on another track, by
+their dotted names; `resolve(name, track)` applies them.
+"""
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+
+from .aurora import BalancedPolar
+from .momentum import Nesterov
+from .muon import Polar
+from .step import AspectScale, Decay
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """torch.optim.AdamW's own constants."""
+
+    beta1: float
+    beta2: float
+    eps: float
+
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """AdamW for what is not a hidden matrix: the embedding, the head, and vectors (gains and biases)."""
+
+    embed_lr: float
+    head_lr: float
+    vector_lr: float
+    weight_decay: float
+    beta1: float = 0.8
+    beta2: float = 0.95
+    eps: float = 1e-10
+
+
+@dataclass(frozen=True)
+class Balance:
+    """The side Aurora evens out, by the matrix's role: attention; up, gate and fc; down and mlp.proj."""
+
+    attn: str | None = None
+    up: str | None = None
+    down: str | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run may choose. Learning rates are peaks: lr(t) = peak * warm-up(t) * cooldown(t).
+
+    warm-up rises linearly over warmup_steps; cooldown falls linearly to 0 over the last `cooldown_frac` of
+    schedule_steps. steps <= schedule_steps is where the run stops.
+    """
+
+    name: str
+    note: str                        # where the constants come from and what has been run with them
+    steps: int
+    schedule_steps: int
+    cooldown_frac: float
+    warmup_steps: int
+    lr: float                        # hidden matrices
+    weight_decay: float
+    momentum: float
+    matrices: tuple | AdamW          # the chain of the hidden matrices, or AdamW
+    balance: Balance
+    aux: Auxiliary
+    on: dict = field(default_factory=dict, compare=False, repr=False)
+
+    def check(self) -> None:
+        """Raises ValueError naming the field, its value and the remedy."""
+        for name, low, high in (("steps", 1, self.schedule_steps), ("cooldown_frac", 0, 1),
+                                ("warmup_steps", 0, float("inf")), ("weight_decay", 0, float("inf"))):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"recipe.{name} must lie in {low}..{high}, got {getattr(self, name)}"
+                                 + ("; raise recipe.schedule_steps too" if name == "steps" and self.steps > 0 else ""))
+        for name, value in (("lr", self.lr), ("aux.embed_lr", self.aux.embed_lr), ("aux.head_lr", self.aux.head_lr),
+                            ("aux.vector_lr", self.aux.vector_lr)):
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"recipe.{name} must be a finite number of at least 0, got {value}")
+
+    def resolved(self) -> dict:
+        """This recipe as plain JSON, all that decides a run: what the log stores and hashes."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "on"}
+        plain = {k: asdict(v) if is_dataclass(v) else v for k, v in plain.items()}
+        if isinstance(self.matrices, tuple):
+            plain["matrices"] = [repr(stage) for stage in self.matrices]
+        return plain
+
+
+# Auxiliary AdamW of modded-nanogpt's track 3: rows before #36, and the tuned ones of #36.
+AUX = Auxiliary(embed_lr=0.3, head_lr=1 / 320, vector_lr=0.01, weight_decay=0.0)
+AUX_36 = Auxiliary(embed_lr=0.7, head_lr=0.004, vector_lr=0.015, weight_decay=0.001)
+
+_SPRINT = {"steps": 1525, "schedule_steps": 1525}  # one pass over the first shard
+
+RECIPES = {recipe.name: recipe for recipe in (
+    Recipe(
+        name="adamw",
+        note="modded-nanogpt track 3, row 2 (5,625 steps there, one seed); not yet run here on 8 GPUs",
+        steps=5625, schedule_steps=5625, cooldown_frac=0.7, warmup_steps=250,
+        lr=0.0015, weight_decay=0.1, momentum=0.0,
+        matrices=AdamW(beta1=0.9, beta2=0.95, eps=1e-10), balance=Balance(), aux=AUX,
+        on={"sprint": _SPRINT, "laptop": {"steps": 300, "schedule_steps": 300, "warmup_steps": 13}},
+    ),
+    Recipe(
+        name="muon",
+        note="modded-nanogpt track 3, row 36 (3,250 steps there, n=10); not yet run here on 8 GPUs",
+        steps=3250, schedule_steps=3250, cooldown_frac=0.7, warmup_steps=0,
+        lr=0.025, weight_decay=0.05, momentum=0.95,
+        matrices=(Nesterov(), Polar("quintic12"), AspectScale(), Decay()), balance=Balance(), aux=AUX_36,
+        on={"sprint": _SPRINT, "laptop": {"steps": 300, "schedule_steps": 300}},
+    ),
+    Recipe(
+        name="aurora",
+        note="row 36's auxiliary settings; lr and weight decay of rows 10 and 12; the paper's balance "
+             "(arXiv 2606.27715: rows of tall matrices); not yet run on 8 GPUs",
+        steps=3250, schedule_steps=3250, cooldown_frac=0.7, warmup_steps=0,
+        lr=0.035, weight_decay=0.025, momentum=0.95,
+        matrices=(Nesterov(), BalancedPolar(iterations=2, beta=0.5), AspectScale(), Decay()),
+        balance=Balance(attn=None, up="rows", down=None), aux=AUX_36,
+        on={"sprint": _SPRINT, "laptop": {"steps": 300, "schedule_steps": 300}},
+    ),
+)}
+
+
+def with_field(target, dotted: str, change):
+    """A copy of a (nested) dataclass with the field `dotted` set to change(its type, its value).
+
+    "lr", "aux.embed_lr", "matrices.BalancedPolar.beta": a tuple of stages is entered by a stage's class name.
+    Raises KeyError(part, known names) for an unknown part.
+    """
+    head, _, rest = dotted.partition(".")
+    if isinstance(target, tuple):
+        names = [type(stage).__name__ for stage in target]
+        if head not in names or not rest:
+            raise KeyError(head, names)
+        at = names.index(head)
+        return (*target[:at], with_field(target[at], rest, change), *target[at + 1:])
+    types = {f.name: f.type for f in fields(target) if f.name not in ("name", "note", "on")} \
+        if is_dataclass(target) else {}
+    if head not in types:
+        raise KeyError(head, list(types))
+    old = getattr(target, head)
+    return replace(target, **{head: with_field(old, rest, change) if rest else change(types[head], old)})
+
+
+def resolve(name: str, track: str) -> Recipe:
+    """The named recipe with what it changes on `track`. Raises KeyError for an unknown name."""
+    recipe = RECIPES[name]
+    for dotted, value in recipe.on.get(track, {}).items():
+        recipe = with_field(recipe, dotted, lambda _type, _old, value=value: value)
+    return recipe

@@ -1,0 +1,69 @@
+"""What every command shares: bad input is answered by one line on stderr, never by a traceback.
+
+Exit codes: 0 done, 1 a check failed or the run could not go on, 2 the command line is wrong.
+"""
+import argparse
+import difflib
+import functools
+import json
+import os
+import sys
+
+
+class Refusal(Exception):
+    """A stop that the person at the terminal can mend. `message` is one line: cause, cost, fix.
+
+    code: 1 for a failed check or run, 2 for wrong usage.
+    everywhere: every rank raises the same refusal, so only one of them prints it.
+    """
+
+    def __init__(self, message: str, code: int = 1, everywhere: bool = True):
+        super().__init__(" ".join(message.split()))
+        self.code, self.everywhere = code, everywhere
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are Refusals (exit 2) and whose help keeps the example as it is written."""
+
+    def __init__(self, **options):
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        options.setdefault("allow_abbrev", False)
+        super().__init__(**options)
+
+    def error(self, message):
+        raise Refusal(f"{message} (see `{self.prog} --help`)", code=2)
+
+
+def near(name: str, known) -> str:
+    """The end of an error about an unknown name: the near matches, else all that is known."""
+    known = [str(k) for k in known]
+    matches = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(matches)}?" if matches else f"known: {', '.join(known)}"
+
+
+def command(main):
+    """Decorator: `main(argv)` returns the exit code and answers a Refusal or a full disk with one line."""
+
+    @functools.wraps(main)
+    def wrapped(argv=None) -> int:
+        name = os.path.basename(sys.argv[0]) if argv is None else main.__module__.rsplit(".", 1)[-1] + ".py"
+        try:
+            return main(sys.argv[1:] if argv is None else [str(a) for a in argv]) or 0
+        except Refusal as refusal:
+            if not refusal.everywhere or os.environ.get("LOCAL_RANK", "0") == "0":
+                print(f"{name}: {refusal}", file=sys.stderr, flush=True)
+            return refusal.code
+        except OSError as error:  # a full disk, a missing permission, a path that is a folder
+            print(f"{name}: {error.strerror or error}: {error.filename or 'no file named'}; "
+                  "free the space or mend the path and run the command again", file=sys.stderr, flush=True)
+            return 1
+        except KeyboardInterrupt:
+            print(f"{name}: interrupted", file=sys.stderr, flush=True)
+            return 130
+
+    return wrapped
+
+
+def print_json(result: dict) -> None:
+    """The one JSON object that `--json` promises."""
+    print(json.dumps(result), flush=True)

@@ -1,0 +1,114 @@
+"""What a log says about where a run happened: versions, hardware, sources, git state. No names of hosts or users."""
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy
+import torch
+
+from .log import LogWriter, now
+from .world import World
+
+# Dense bfloat16 peak in FLOP/s by a part of the device's name, from the makers' data sheets.
+PEAK_FLOPS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "GH200": 989e12,
+              "H800": 989e12, "B200": 2250e12, "A100": 312e12, "A800": 312e12, "A40": 149.7e12, "L40S": 362e12,
+              "L4": 121e12, "RTX 4090": 165.2e12, "RTX 3090": 71e12, "A10": 125e12}
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Dense bfloat16 FLOP/s of a device, None where the table does not have it; the longest match counts."""
+    matches = [name for name in PEAK_FLOPS if name in device_name]
+    return PEAK_FLOPS[max(matches, key=len)] if matches else None
+
+
+def _output(*words: str, cwd: Path | None = None) -> str | None:
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=20, cwd=cwd)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def versions() -> dict:
+    """Python, torch, numpy, and CUDA, cuDNN and NCCL where this torch has them."""
+    found = dict(python=platform.python_version(), torch=torch.__version__, numpy=numpy.__version__)
+    if torch.cuda.is_available():
+        found.update(cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version(),
+                     nccl=".".join(map(str, torch.cuda.nccl.version())))
+    return found
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def hardware(device: torch.device) -> dict:
+    """The processor, and each NVIDIA GPU's name, driver, clocks (MHz), power limit (W) and throttling."""
+    found = dict(system=platform.system(), processor=_processor(), cores=os.cpu_count(),
+                 threads=torch.get_num_threads(), device=device.type)
+    if device.type == "cuda":
+        fields = "name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,temperature.gpu"
+        rows = _output("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits")
+        found["gpus"] = [dict(zip(fields.split(","), row.split(", "))) for row in (rows or "").splitlines()]
+        found["name"] = torch.cuda.get_device_name(device)
+    else:
+        found["name"] = found["processor"]
+    return found
+
+
+def git_state(root: Path) -> dict | None:
+    """The commit, and whether tracked files differ from it; None outside a git checkout."""
+    commit = _output("git", "rev-parse", "HEAD", cwd=root)
+    if commit is None:
+        return None
+    return dict(commit=commit, changed=bool(_output("git", "status", "--porcelain", "-uno", cwd=root)))
+
+
+def loaded_sources(root: Path) -> dict[str, str]:
+    """Path under `root` and text of every module of the project that this process has loaded."""
+    found = {}
+    for module in list(sys.modules.values()):
+        path = getattr(module, "__file__", None)
+        if not path or not path.endswith(".py") or not os.path.isabs(path):  # torch has made-up relative ones
+            continue
+        path = Path(path).resolve()
+        if path.is_relative_to(root) and not any(part.startswith(".") for part in path.relative_to(root).parts):
+            found[path.relative_to(root).as_posix()] = path.read_text(encoding="utf-8")
+    return dict(sorted(found.items()))
+
+
+def digest(value) -> str:
+    """sha256 of plain JSON, written canonically."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def command_line(argv: list[str]) -> str:
+    """The command without folders: those are the user's own, and change nothing about the run."""
+    kept, words = ["train_gpt.py"], iter(argv)
+    for word in words:
+        if word in ("--log-dir", "--data-dir"):
+            next(words, None)
+        elif not word.startswith(("--log-dir=", "--data-dir=")):
+            kept.append(word)
+    return " ".join(kept)
+
+
+def write_header(log: LogWriter, root: Path, world: World, argv: list, track: dict, recipe: dict, seeds: list,
+                 data: dict) -> None:
+    """The sources of the run and its `run` event, from plain JSON; `data` holds what shards.inspect found."""
+    sources = loaded_sources(root)
+    for path, text in sources.items():
+        log.source(path, text)
+    log.event("run", started=now(), command=command_line(argv), seeds=seeds, track=track, recipe=recipe,
+              sha256=dict(code=digest(sources), track=digest(track), data=digest(data),
+                          recipe=digest({k: v for k, v in recipe.items() if k != "note"})),
+              data=data, world_size=world.size, versions=versions(), hardware=hardware(world.device),
+              git=git_state(root))

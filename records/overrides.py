@@ -1,0 +1,39 @@
+"""Overrides by dotted name: `--recipe.lr 0.02`, `--track.model.mlp_ratio=8`."""
+from optimizers.recipes import with_field
+
+from .cli import Refusal, near
+
+
+def read_overrides(rest: list[str], kinds: tuple) -> list[tuple[str, str, str]]:
+    """(kind, dotted field, text) of each `--kind.field text` or `--kind.field=text`; Refusal for anything else."""
+    found, rest = [], list(rest)
+    while rest:
+        flag, equals, text = rest.pop(0).partition("=")
+        kind, _, dotted = flag.removeprefix("--").partition(".")
+        if not flag.startswith("--") or kind not in kinds or not dotted:
+            raise Refusal(f"unknown argument {flag!r} (see --help)", code=2)
+        if not equals and (not rest or rest[0].startswith("--")):
+            raise Refusal(f"{flag} needs a value", code=2)
+        found.append((kind, dotted, text if equals else rest.pop(0)))
+    return found
+
+
+def override(target, kind: str, dotted: str, text: str):
+    """A copy of the (nested) dataclass `target` with one field read from `text`, by the field's declared type."""
+
+    def change(declared, _old):
+        optional = declared not in (int, float, str)
+        if optional and text == "none":
+            return None
+        for wanted in (int, float, str):
+            if declared is wanted or (optional and wanted in getattr(declared, "__args__", ())):
+                return wanted(text)
+        raise ValueError("it is a group: name a field of it")
+
+    try:
+        return with_field(target, dotted, change)
+    except KeyError as error:
+        part, known = error.args
+        raise Refusal(f"--{kind}.{dotted}: no field {part!r}; {near(part, known)}", code=2) from None
+    except ValueError as error:
+        raise Refusal(f"--{kind}.{dotted} {text}: {error}", code=2) from None

@@ -1,0 +1,685 @@
+"""Train a GPT-2-small-class model to a target validation loss, with Aurora or a baseline, and log the evidence.
+
+    torchrun --standalone --nproc_per_node=8 train_gpt.py            FineWeb to 3.28, recipe aurora
+    python train_gpt.py --track laptop                               a laptop's CPU, about two minutes
+
+A track fixes what may not change (data, model, tokens per step, target), a recipe holds what may (optimizers/
+recipes.py), and the run writes one self-contained record log (records/log.py). World size and micro-batch only
+split the work. This file reads top to bottom: model, tracks, initialisation and schedule, command line,
+micro-batch and warm-up, step and guard, validation, one seed, signals, main.
+"""
+import argparse
+import hashlib
+import math
+import shutil
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data import shards
+from optimizers import RECIPES, MatrixOptimizer, Recipe, build_optimizers, resolve
+from records import show
+from records.cli import Parser, Refusal, command, near
+from records.environment import peak_flops, write_header
+from records.log import LogWriter, lock_folder
+from records.overrides import override, read_overrides
+from records.world import Clock, Deferred, StopSignal, World, join_world
+
+ROOT = Path(__file__).resolve().parent
+
+########################################
+#                Model                 #
+########################################
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    vocab_size: int
+    num_layers: int
+    model_dim: int
+    head_dim: int = 128
+    mlp_ratio: float = 4
+    mlp: str = "relu2"         # relu2: fc, proj;  swiglu: gate, up, down
+    dtype: str = "bfloat16"    # of the embedding, and so of every activation
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, dim: int):
+        super().__init__()
+        self.gains = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.gains.shape, self.gains.type_as(x))
+
+
+class Linear(nn.Linear):
+    """Stored in float32, used in the activation's dtype."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.type_as(x), self.bias.type_as(x))
+
+
+def rotary_angles(length: int, head_dim: int, device) -> tuple[Tensor, Tensor]:
+    """cos and sin of shape (length, 1, head_dim / 2): the second half of the frequencies is zero (no rotation)."""
+    frequencies = (1 / 1024) ** torch.linspace(0, 1, head_dim // 4, device=device)
+    positions = torch.arange(length, dtype=torch.float32, device=device)
+    angles = F.pad(torch.outer(positions, frequencies), (0, head_dim // 2 - head_dim // 4))[:, None, :]
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    x1, x2 = x.float().chunk(2, dim=-1)
+    return torch.cat((x1 * cos + x2 * sin, x2 * cos - x1 * sin), dim=-1).type_as(x)
+
+
+class Attention(nn.Module):
+    def __init__(self, dim: int, head_dim: int):
+        super().__init__()
+        self.head_dim = head_dim
+        self.q, self.k, self.v, self.proj = (Linear(dim, dim) for _ in range(4))
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        q, k, v = (m(x).unflatten(-1, (-1, self.head_dim)) for m in (self.q, self.k, self.v))  # (B, T, H, D)
+        q, k = (rotate(F.rms_norm(t, (self.head_dim,)), cos, sin) for t in (q, k))
+        y = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)), is_causal=True, scale=0.12)
+        return self.proj(y.transpose(1, 2).flatten(-2))
+
+
+class ReLU2MLP(nn.Module):
+    def __init__(self, dim: int, ratio: float):
+        super().__init__()
+        self.fc, self.proj = Linear(dim, int(ratio * dim)), Linear(int(ratio * dim), dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(self.fc(x).relu().square())
+
+
+class SwiGLUMLP(nn.Module):
+    def __init__(self, dim: int, ratio: float):
+        super().__init__()
+        hidden = max(1, round(ratio * dim / 128)) * 128
+        self.gate, self.up, self.down = Linear(dim, hidden), Linear(dim, hidden), Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.attn = Attention(config.model_dim, config.head_dim)
+        self.mlp = {"relu2": ReLU2MLP, "swiglu": SwiGLUMLP}[config.mlp](config.model_dim, config.mlp_ratio)
+        self.norm1, self.norm2 = RMSNorm(config.model_dim), RMSNorm(config.model_dim)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x), cos, sin)
+        return x + self.mlp(self.norm2(x))
+
+
+class GPT(nn.Module):
+    """The model of modded-nanogpt's track 3, parameter names included.
+
+    forward(inputs, targets), both (batch, length) of token ids, returns the summed cross-entropy in float32.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        if config.model_dim % config.head_dim or config.head_dim % 4 or config.mlp not in ("relu2", "swiglu"):
+            raise ValueError(f"model_dim {config.model_dim} must be a multiple of head_dim {config.head_dim}, that "
+                             f"of 4, and mlp {config.mlp!r} relu2 or swiglu")
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.model_dim, dtype=getattr(torch, config.dtype))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.proj = Linear(config.model_dim, config.vocab_size)
+        self.norm1, self.norm2 = RMSNorm(config.model_dim), RMSNorm(config.model_dim)
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        cos, sin = rotary_angles(inputs.size(1), self.config.head_dim, inputs.device)
+        x = self.norm1(self.embed(inputs))
+        for block in self.blocks:
+            x = block(x, cos, sin)
+        logits = self.proj(self.norm2(x)).float()
+        logits = 15 * logits * torch.rsqrt(logits.square() + 225)  # softcap: |logit| < 15
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+
+
+########################################
+#                Tracks                #
+########################################
+
+
+@dataclass(frozen=True)
+class Track:
+    """What a run may not change. The validation grid: every `val_every` steps, and every `val_every_tail` in the
+    last `tail` of the recipe's schedule; step 0 and the last step always."""
+
+    name: str
+    data: str                  # folder under data/
+    model: ModelConfig
+    tokens_per_step: int
+    context: int
+    val_tokens: int
+    val_every: int
+    val_every_tail: int
+    tail: float
+    target: float | None       # nats
+    sha256: dict = field(default_factory=dict)  # shard -> content, where the track pins it
+    official: bool = True      # False for presets and for overridden tracks: on no board, may wrap epochs
+
+    def validates(self, step: int, recipe: Recipe) -> bool:
+        in_tail = step >= (1 - self.tail) * recipe.schedule_steps
+        return step == recipe.steps or step % (self.val_every_tail if in_tail else self.val_every) == 0
+
+
+    def check(self) -> None:
+        """Raises ValueError naming a field that cannot be."""
+        for name in ("tokens_per_step", "val_tokens"):
+            if getattr(self, name) < self.context or getattr(self, name) % self.context or self.context < 1:
+                raise ValueError(f"track.{name} {getattr(self, name)} must be a multiple of context {self.context}")
+        if min(self.val_every, self.val_every_tail) < 1 or not 0 <= self.tail <= 1:
+            raise ValueError("track.val_every and val_every_tail must be at least 1, and tail lie in 0..1")
+        with torch.device("meta"):
+            GPT(self.model)
+
+
+GPT2_SMALL = ModelConfig(vocab_size=50304, num_layers=12, model_dim=768)
+FINEWEB = Track("fineweb-124m", "fineweb10B", GPT2_SMALL, tokens_per_step=524288, context=1024,
+                val_tokens=10485760, val_every=125, val_every_tail=25, tail=0.1, target=3.28)
+TRACKS = {track.name: track for track in (
+    FINEWEB,
+    replace(FINEWEB, name="sprint", tokens_per_step=65536, target=None),
+    Track("laptop", "laptop", ModelConfig(256, 4, 128, head_dim=32, dtype="float32"), tokens_per_step=4096,
+          context=256, val_tokens=262144, val_every=25, val_every_tail=10, tail=0.2, target=1.4),
+)}
+PRESETS = {track.name: track for track in (  # models without a track
+    replace(FINEWEB, name="350m", target=None, official=False,
+            model=ModelConfig(50304, 20, 1024, mlp="swiglu", mlp_ratio=2.75)),
+    replace(FINEWEB, name="1b", target=None, official=False,
+            model=ModelConfig(50304, 24, 1792, mlp="swiglu", mlp_ratio=8 / 3)),
+)}
+
+########################################
+#      Initialisation and schedule     #
+########################################
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, seed: int) -> None:
+    """Every `proj`, `down` and bias zero, gains one, embedding N(0, 1), other weights N(0, .33 / fan_in).
+
+    Each parameter has a generator of its own, seeded by the run's seed and the parameter's name and drawn on the
+    CPU, so that recipes, devices and world sizes start from the same weights.
+    """
+    for name, p in model.named_parameters():
+        kind = name.split(".")[-1]
+        if kind == "gains":
+            p.fill_(1)
+        elif kind == "bias" or name.split(".")[-2] in ("proj", "down"):
+            p.zero_()
+        else:
+            digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+            std = 1.0 if name.startswith("embed.") else (0.33 / p.size(-1)) ** 0.5
+            p.copy_(torch.randn(p.shape, generator=generator) * std)
+
+
+def lr_factor(step: int, recipe: Recipe) -> float:
+    """What every peak learning rate is multiplied by at `step`: linear warm-up, flat, linear cooldown to 0."""
+    warmup = min(1.0, (step + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0
+    left = 1 - step / recipe.schedule_steps
+    return warmup * (min(1.0, left / recipe.cooldown_frac) if recipe.cooldown_frac else 1.0)
+
+
+########################################
+#             Command line             #
+########################################
+
+EXAMPLE = """examples:
+  python train_gpt.py --track laptop --recipe muon --seeds 0 1 2
+  torchrun --standalone --nproc_per_node=8 train_gpt.py --recipe.lr 0.03
+"""
+
+
+@dataclass
+class Plan:
+    """A run as the command line asks for it."""
+
+    args: argparse.Namespace
+    track: Track
+    recipe: Recipe
+    data_dir: Path
+    device: str
+
+
+def parse(argv: list[str]) -> Plan:
+    """The plan of a command line; Refusal (exit 2) for one that cannot be."""
+    parser = Parser(prog="train_gpt.py", description=__doc__.split("\n")[0], epilog=EXAMPLE)
+    parser.add_argument("--track", help=f"{', '.join([*TRACKS, *PRESETS])} (default: fineweb-124m with CUDA, else laptop)")
+    parser.add_argument("--recipe", default="aurora", help=f"{', '.join(RECIPES)} (default: aurora)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="K", help="declared before the run")
+    parser.add_argument("--steps", type=int, metavar="N", help="stop early; the schedule stays as it is")
+    parser.add_argument("--log-dir", type=Path, metavar="D", help="default: logs/<time>_<track>_<recipe>")
+    parser.add_argument("--data-dir", type=Path, metavar="D", help="the folder of the shards")
+    parser.add_argument("--val-every", type=int, metavar="N", help="validate every N steps too, off the clock")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    parser.add_argument("--save", action="store_true", help="write the final weights of each seed")
+    parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases too")
+    parser.add_argument("--allow-custom", action="store_true", help="allow --track.FIELD; on no board")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
+    parser.add_argument("--list", action="store_true", help="list tracks and recipes, and stop")
+    parser.add_argument("--json", action="store_true", help="print one JSON object; progress goes to stderr")
+    args, rest = parser.parse_known_args(argv)
+    args.argv = argv
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise Refusal("--device cuda: this torch sees no CUDA device; use --device cpu, or check nvidia-smi and "
+                      "that torch was installed with CUDA", code=2)
+    name, tracks = args.track or ("fineweb-124m" if device == "cuda" else "laptop"), {**TRACKS, **PRESETS}
+    if name not in tracks:
+        raise Refusal(f"unknown track {name!r}; {near(name, tracks)}", code=2)
+    if args.recipe not in RECIPES:
+        raise Refusal(f"unknown recipe {args.recipe!r}; {near(args.recipe, RECIPES)}", code=2)
+    if len(set(args.seeds)) < len(args.seeds) or min(args.seeds) < 0:
+        raise Refusal(f"--seeds {' '.join(map(str, args.seeds))}: each seed once, none negative", code=2)
+    if args.val_every is not None and args.val_every < 1:
+        raise Refusal(f"--val-every {args.val_every}: give a number of steps of at least 1", code=2)
+    track, recipe = tracks[name], resolve(args.recipe, name)
+    steps = [] if args.steps is None else [("recipe", "steps", str(args.steps))]
+    for kind, dotted, text in read_overrides(rest, ("recipe", "track")) + steps:
+        if kind == "recipe":
+            recipe = replace(override(recipe, kind, dotted, text), name=f"{recipe.name}+{dotted}={text}")
+        elif args.allow_custom:
+            track = replace(override(track, kind, dotted, text), official=False)
+        else:
+            raise Refusal(f"--track.{dotted} changes what the track fixes; add --allow-custom, and the run becomes "
+                          "`custom`, which stands on no board", code=2)
+    try:
+        recipe.check()
+        track.check()
+    except ValueError as error:
+        raise Refusal(str(error), code=2) from None
+    folder = args.data_dir or ROOT / "data"
+    nested = folder / track.data  # --data-dir may name the shards' folder or the one around it
+    return Plan(args, track, recipe, nested if nested.is_dir() or not args.data_dir else folder, device)
+
+
+########################################
+#               The data               #
+########################################
+
+
+def fetch_words(plan: Plan) -> str:
+    """The command, as words under the repository, that makes or fetches the plan's shards."""
+    if plan.track.data == "laptop":
+        return "data/sample.py"
+    per_shard = shards.batches_in(100_000_000, plan.track.tokens_per_step)
+    return f"data/cached_fineweb10B.py {-(-plan.recipe.steps // per_shard)}"
+
+
+def open_streams(plan: Plan, world: World) -> tuple[shards.TokenStream, shards.TokenStream]:
+    """The training and validation streams; Refusal where the shards are missing, broken, or too few."""
+    track, folder = plan.track, plan.data_dir
+    fix = f"run `python {fetch_words(plan)}`" + (" or mend --data-dir" if plan.args.data_dir else "")
+    found = {split: shards.find_shards(folder, split) for split in ("train", "val")}
+    for split, paths in found.items():
+        if not paths:
+            raise Refusal(f"no {split} shards (*_{split}_*.bin) in {folder}; {fix}")
+    place = (track.context, world.rank, world.size)
+    train = shards.TokenStream(found["train"], track.tokens_per_step, *place, wrap=not track.official)
+    val = shards.TokenStream(found["val"], track.val_tokens, *place)
+    if len(val) < 1:
+        raise Refusal(f"the validation shards in {folder} hold fewer than the {track.val_tokens + 2} tokens that "
+                      f"{track.name} validates on; {fix}")
+    if len(train) < plan.recipe.steps and (track.official or len(train) == 0):
+        raise Refusal(f"{plan.recipe.steps} steps of {track.tokens_per_step} tokens need {plan.recipe.steps} "
+                      f"batches, the {len(found['train'])} training shards in {folder} hold {len(train)}; {fix}")
+    return train, val
+
+
+def fetch_command(argv: list[str]) -> str:
+    """The command that fetches what a run with these arguments needs, "" where nothing is missing.
+
+    For scripts/run.sh. Bad arguments end the process with one line and exit code 2.
+    """
+    try:
+        plan = parse(argv)
+        open_streams(plan, World(0, 1, torch.device("cpu")))
+    except Refusal as refusal:
+        if refusal.code == 2:
+            print(f"train_gpt.py: {refusal}", file=sys.stderr)
+            raise SystemExit(2) from None
+        return "" if plan.args.data_dir else fetch_words(plan)
+    return ""
+
+
+########################################
+#       Micro-batch and warm-up        #
+########################################
+
+
+@dataclass
+class Run:
+    """What the seeds of a run share."""
+
+    plan: Plan
+    world: World
+    model: GPT
+    train: shards.TokenStream
+    val: shards.TokenStream
+    stop: StopSignal
+    log: LogWriter | None = None   # rank 0 only, like its folder and the folder's lock
+    folder: Path | None = None
+    lock: object = None
+    micro: int = 1                 # sequences per forward pass
+
+    def optimizers(self) -> list:
+        group = dist.group.WORLD if self.world.size > 1 else None
+        optimizers = build_optimizers(self.model, self.plan.recipe, process_group=group)
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["initial_lr"] = group["lr"]
+        return optimizers
+
+    def tokens(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array.astype(np.int64))
+        return tensor.pin_memory().to(self.world.device, non_blocking=True) if self.world.device.type == "cuda" else tensor
+
+
+def divisor(number: int, limit: int) -> int:
+    """The largest divisor of `number` that is at most `limit`."""
+    return next(d for d in range(max(1, min(number, limit)), 0, -1) if number % d == 0)
+
+
+def warm_up(run: Run) -> dict:
+    """Choose the micro-batch, compile, and take two steps on dummy tokens; every weight is initialised anew after.
+
+    The micro-batch starts at min(64 sequences, the rank's share) on a GPU and is halved while any rank runs out
+    of memory. Optimizers made here are thrown away, so a run starts from exactly the state of its seed.
+    """
+    started, world, context = time.perf_counter(), run.world, run.plan.track.context
+    share = run.train.local // context
+    run.micro = divisor(share, 64 if world.device.type == "cuda" else max(1, 1024 // context))
+    initialise(run.model, 0)
+    optimizers, done = run.optimizers(), 0
+    while done < 2:  # the second step runs beside the optimizers' state
+        dummy = torch.zeros((min(share, 2 * run.micro), context), dtype=torch.int64, device=world.device)
+        try:
+            low = forward_backward(run, dummy, dummy)[1]
+            with torch.no_grad():
+                run.model(dummy[:run.micro], dummy[:run.micro])
+            fits = 1
+        except torch.OutOfMemoryError:
+            low, fits = {}, 0
+        if world.minimum(fits):
+            update(run, optimizers, low, torch.zeros((), device=world.device))
+            done += 1
+            continue
+        run.model.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        if run.micro == 1:
+            raise Refusal("one sequence a pass does not fit in the device's memory; use a larger GPU or more of them")
+        run.micro, done = divisor(share, run.micro // 2), 0
+    del optimizers
+    if world.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    world.barrier()
+    return dict(seconds=round(time.perf_counter() - started, 2), micro_batch=run.micro,
+                compiled=world.device.type == "cuda")
+
+
+########################################
+#            Step and guard            #
+########################################
+
+
+def forward_backward(run: Run, inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict]:
+    """The summed loss of this rank's share, gradients of that sum in p.grad, and the float32 sums of those
+    gradients that p.grad can only hold in a lower precision (the embedding's)."""
+    total, low = torch.zeros((), device=run.world.device), {}
+    for i in range(0, len(inputs), run.micro):
+        loss = run.model(inputs[i:i + run.micro], targets[i:i + run.micro])
+        loss.backward()
+        total += loss.detach()
+        for p in run.model.parameters():
+            if p.dtype != torch.float32:
+                low[p] = low[p] + p.grad.float() if p in low else p.grad.float()
+                p.grad = None
+    return total, low
+
+
+def update(run: Run, optimizers: list, low: dict, loss: Tensor) -> Tensor:
+    """Sum the gradients over ranks and step, unless something is not finite. Returns the step's status, the same
+    on every rank: [summed loss, ranks asked to stop, losses not finite, gradients not finite, by parameter]."""
+    world, params = run.world, list(run.model.parameters())
+    sharded = {p for o in optimizers if isinstance(o, MatrixOptimizer) and o.world_size > 1
+               for group in o.param_groups for p in group["params"]}  # these gradients the optimizer sums itself
+    whole = [p for p in params if p not in sharded]
+    grads = [low[p] if p in low else p.grad for p in whole]
+    flat = world.sum(torch.cat([g.flatten() for g in grads])) if world.size > 1 else None
+    for p, g, summed in zip(whole, grads, flat.split([g.numel() for g in grads]) if world.size > 1 else grads):
+        p.grad = summed.view_as(g).to(p.dtype)
+    bad = ~torch.stack([n.float() for n in torch._foreach_norm([p.grad for p in params], math.inf)]).isfinite()
+    stop = torch.tensor(float(run.stop.number != 0), device=world.device)
+    status = world.sum(torch.cat((torch.stack((loss, stop, (~loss.isfinite()).float())), bad.float())))
+    for optimizer in optimizers:
+        optimizer.found_inf = status[2:].sum().clamp(max=1)  # non-zero: skip, decided on the device
+        optimizer.step()
+    run.model.zero_grad(set_to_none=True)
+    return status
+
+
+class Diverged(Refusal):
+    """A loss or a gradient was not finite."""
+
+
+class Interrupted(Refusal):
+    """SIGINT or SIGTERM."""
+
+
+def check(run: Run, seed: int, last: Deferred) -> float | None:
+    """The mean training loss of the last step. Raises where it was not finite or a rank was told to stop."""
+    status = last.get()
+    if status is None:
+        return None
+    loss, stop, bad_loss, *bad = status
+    if bad_loss or any(bad):
+        names = [name for (name, _), flag in zip(run.model.named_parameters(), bad) if flag]
+        first = f"the loss is {loss}" if bad_loss else f"the loss is {loss / run.plan.track.tokens_per_step:.4f}"
+        raise Diverged(f"seed {seed} diverged at step {last.step}: {first}, the first non-finite gradient is "
+                       f"{names[0] if names else 'none'}; that update was not applied, the weights are intact; "
+                       "lower the learning rate (--recipe.lr) or check the data")
+    if stop:
+        raise Interrupted(f"stopped by a signal after step {last.step + 1} of seed {seed}; the log is closed",
+                          code=128 + (run.stop.number or signal.SIGTERM))
+    return loss / run.plan.track.tokens_per_step
+
+
+########################################
+#              Validation              #
+########################################
+
+
+@torch.no_grad()
+def validate(run: Run) -> float:
+    """Mean loss in nats over the track's validation tokens, each rank its slice."""
+    inputs, targets = run.val[0]
+    micro = divisor(len(inputs), run.micro)
+    total = torch.zeros((), dtype=torch.float64, device=run.world.device)
+    for i in range(0, len(inputs), micro):
+        total += run.model(run.tokens(inputs[i:i + micro]), run.tokens(targets[i:i + micro]))
+    return float(run.world.sum(total)) / run.plan.track.val_tokens
+
+
+def report(run: Run, seed: int, step: int, seconds: float, train_loss, val_loss=None, tracker=None) -> None:
+    """Rank 0: one line for a person; a validation also to the log and to wandb. Losses in nats, or None."""
+    if run.world.rank != 0:
+        return
+    if val_loss is not None:
+        run.log.validation(step, run.plan.recipe.steps, val_loss, seconds, seed)
+        if tracker:
+            tracker.log({"val_loss": val_loss, "train_loss": train_loss, "train_time": seconds}, step=step)
+    steps, track = run.plan.recipe.steps, run.plan.track
+    line = f"step {step}/{steps}" + (f"  val_loss {val_loss:.4f}" if val_loss is not None else "")
+    line += f"  train_loss {train_loss:.4f}" if train_loss is not None else ""
+    if step and seconds:
+        rate = step * track.tokens_per_step / seconds
+        peak = peak_flops(torch.cuda.get_device_name()) if run.world.device.type == "cuda" else None
+        line += f"  {rate:,.0f} tokens/s"
+        line += f"  mfu {rate * flops_per_token(run.model, track) / (peak * run.world.size):.1%}" if peak else ""
+        line += f"  elapsed {seconds:.0f}s  left {seconds / step * (steps - step):.0f}s"
+    say(run, line)
+
+
+def flops_per_token(model: GPT, track: Track) -> float:
+    """6 per parameter that is multiplied (all but the embedding) and 6 L T d for causal attention."""
+    multiplied = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("embed."))
+    return 6 * multiplied + 6 * track.model.num_layers * track.context * track.model.model_dim
+
+
+########################################
+#               One seed               #
+########################################
+
+
+def train_seed(run: Run, seed: int, tracker=None) -> dict:
+    """Train one seed from step 0; returns its outcome."""
+    track, recipe, every = run.plan.track, run.plan.recipe, run.plan.args.val_every
+    initialise(run.model, seed)
+    optimizers, clock, last, shown = run.optimizers(), Clock(run.world), Deferred(), time.perf_counter()
+    crossed, val_loss, train_loss = None, math.nan, None
+    for step in range(recipe.steps + 1):
+        if track.validates(step, recipe) or (every and step % every == 0):
+            seconds = clock.stop()
+            train_loss = check(run, seed, last)
+            val_loss = validate(run)
+            if not math.isfinite(val_loss):
+                raise Diverged(f"seed {seed}: the validation loss at step {step} is {val_loss}; lower the learning "
+                               "rate (--recipe.lr)")
+            if crossed is None and track.target is not None and val_loss <= track.target:
+                crossed = dict(step=step, seconds=round(seconds, 3))
+            report(run, seed, step, seconds, train_loss, val_loss, tracker)
+            shown = time.perf_counter()
+            if step == recipe.steps:
+                break
+            clock.start()
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["lr"] = group["initial_lr"] * lr_factor(step, recipe)
+        loss, low = forward_backward(run, *map(run.tokens, run.train[step]))
+        train_loss = check(run, seed, last)
+        last.put(step, update(run, optimizers, low, loss))
+        if time.perf_counter() - shown > 10:
+            shown = time.perf_counter()
+            report(run, seed, step, clock.read(), train_loss)
+    return dict(seed=seed, steps=recipe.steps, val_loss=round(val_loss, 5), train_time=round(seconds, 3),
+                tokens_per_second=round(recipe.steps * track.tokens_per_step / seconds), reached=crossed,
+                epochs=round(recipe.steps / len(run.train), 4))
+
+
+########################################
+#                 Main                 #
+########################################
+
+
+def open_log(run: Run) -> None:
+    """Rank 0: check the shards whole, lock the folder, and write the log's header."""
+    plan, track, recipe = run.plan, run.plan.track, run.plan.recipe
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}_{track.name if track.official else 'custom'}_{recipe.name}"
+    run.folder = plan.args.log_dir or ROOT / "logs" / name
+    run.lock = lock_folder(run.folder)
+    if shutil.disk_usage(run.folder).free < 64 * 2**20:
+        raise Refusal(f"less than 64 MB free for the log in {run.folder}; free space or choose another --log-dir")
+    used = run.train.shards_for(recipe.steps), run.val.shards_for(1)
+    data = {split: shards.inspect(paths, track.model.vocab_size) for split, paths in zip(("train", "val"), used)}
+    for shard in data["train"] + data["val"]:
+        if track.official and track.sha256 and shard["sha256"] not in track.sha256:
+            raise Refusal(f"{plan.data_dir / shard['name']} is not the shard that track {track.name} names; delete "
+                          f"it and run `python {fetch_words(plan)}`")
+    run.log = LogWriter(run.folder / f"{name}.txt")
+    write_header(run.log, ROOT, run.world, plan.args.argv, asdict(track), recipe.resolved(), plan.args.seeds, data)
+
+
+def run_seeds(run: Run) -> list[dict]:
+    """Warm up, then train every declared seed; the outcomes. Rank 0 logs and prints."""
+    plan, rank0 = run.plan, run.world.rank == 0
+    warm, outcomes = warm_up(run), []
+    config = dict(track=asdict(plan.track), recipe=plan.recipe.resolved())
+    if rank0:
+        run.log.event("warmup", **warm)
+    for seed in plan.args.seeds:
+        if rank0:
+            run.log.event("seed", seed=seed)
+            say(run, f"{plan.recipe.name} on {plan.track.name}, seed {seed}, log in {run.folder}")
+        tracker = show.start_wandb(f"{run.folder.name}_seed{seed}", run.folder, {**config, "seed": seed}) if rank0 and plan.args.wandb else None
+        outcomes.append(train_seed(run, seed, tracker))
+        if tracker:
+            tracker.finish()
+        if rank0:
+            run.log.event("outcome", **outcomes[-1])
+            if plan.args.save:
+                torch.save(run.model.state_dict(), run.folder / f"weights_seed{seed}.pt")
+    return outcomes
+
+
+def say(run: Run, line: str) -> None:
+    print(line, file=sys.stderr if run.plan.args.json else sys.stdout, flush=True)
+
+
+def dry_run(plan: Plan) -> None:
+    """What would run, for --dry-run; Refusal where it could not."""
+    track, recipe = plan.track, plan.recipe
+    train, _ = open_streams(plan, World(0, 1, torch.device("cpu")))
+    with torch.device("meta"):
+        model = GPT(track.model)
+    facts = dict(track=track.name if track.official else "custom", recipe=recipe.resolved(), seeds=plan.args.seeds,
+                 device=plan.device, parameters=sum(p.numel() for p in model.parameters()), steps=recipe.steps,
+                 batches=len(train), shards=len(train.shards_for(recipe.steps)), data=str(plan.data_dir),
+                 flops=flops_per_token(model, track) * track.tokens_per_step * recipe.steps)
+    show.facts(facts, plan.args.json)
+
+
+@command
+def main(argv: list[str]) -> int:
+    """Run the command line; the exit code."""
+    plan = parse(argv)
+    if plan.args.list or plan.args.dry_run:
+        return show.listing(TRACKS, PRESETS, RECIPES, plan.args.json) if plan.args.list else dry_run(plan)
+    track = plan.track
+    world = join_world(plan.device, track.tokens_per_step // track.context, track.val_tokens // track.context)
+    train, val = open_streams(plan, world)
+    with torch.device("meta"):
+        model = GPT(track.model)
+    model = model.to_empty(device=world.device)
+    if world.device.type == "cuda":
+        model.compile(dynamic=False)
+    run, status = Run(plan, world, model, train, val, StopSignal()), dict(status="failed")
+    if world.rank == 0:
+        open_log(run)
+    world.barrier()
+    try:
+        with run.stop:
+            outcomes = run_seeds(run)
+        status = dict(status="complete")
+    except Refusal as refusal:
+        kind = {Diverged: "diverged", Interrupted: "interrupted"}.get(type(refusal), "failed")
+        status = dict(status=kind, reason=str(refusal))
+        raise
+    finally:
+        if run.log is not None:
+            run.log.end(**status)
+        if world.size > 1:
+            dist.destroy_process_group()
+    if world.rank == 0:
+        show.summary(track, plan.recipe, outcomes, run.log.path, f"{world.size} x {world.device.type}", plan.args.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
