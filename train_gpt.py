@@ -1,18 +1,17 @@
-"""Train a GPT-2-small-class model to a target validation loss, with Aurora or a baseline, and log the evidence.
+"""Train a GPT-2-small-class model to a target validation loss, with Aurora or a baseline; log the evidence.
 
     torchrun --standalone --nproc_per_node=8 train_gpt.py            FineWeb to 3.28, recipe aurora
     python train_gpt.py --track laptop                               a laptop's CPU, about two minutes
 
-A track fixes what may not change (data, model, tokens per step, target), a recipe holds what may (optimizers/
-recipes.py), and the run writes one self-contained record log (records/log.py). World size and micro-batch only
-split the work. This file reads top to bottom: model, tracks, initialisation and schedule, command line,
-micro-batch and warm-up, step and guard, validation, one seed, signals, main.
+A track fixes what may not change (data, model, tokens per step, target), a recipe holds what may
+(optimizers/recipes.py), and the run writes one self-contained record log (records/log.py). World size and
+micro-batch only split the work. This file reads top to bottom: model, tracks, initialisation and schedule,
+command line, micro-batch and warm-up, step and guard, validation, one seed, signals, main.
 """
 import argparse
 import hashlib
 import math
 import shutil
-import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -31,7 +30,8 @@ from records.cli import Parser, Refusal, command, near
 from records.environment import peak_flops, write_header
 from records.log import LogWriter, lock_folder
 from records.overrides import override, read_overrides
-from records.world import Clock, Deferred, StopSignal, World, join_world
+from records.guard import Diverged, Guard, Interrupted
+from records.world import Clock, StopSignal, World, join_world
 
 ROOT = Path(__file__).resolve().parent
 
@@ -68,7 +68,7 @@ class Linear(nn.Linear):
 
 
 def rotary_angles(length: int, head_dim: int, device) -> tuple[Tensor, Tensor]:
-    """cos and sin of shape (length, 1, head_dim / 2): the second half of the frequencies is zero (no rotation)."""
+    """cos and sin, (length, 1, head_dim / 2); the second half of the frequencies is 0 (no rotation)."""
     frequencies = (1 / 1024) ** torch.linspace(0, 1, head_dim // 4, device=device)
     positions = torch.arange(length, dtype=torch.float32, device=device)
     angles = F.pad(torch.outer(positions, frequencies), (0, head_dim // 2 - head_dim // 4))[:, None, :]
@@ -89,7 +89,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         q, k, v = (m(x).unflatten(-1, (-1, self.head_dim)) for m in (self.q, self.k, self.v))  # (B, T, H, D)
         q, k = (rotate(F.rms_norm(t, (self.head_dim,)), cos, sin) for t in (q, k))
-        y = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)), is_causal=True, scale=0.12)
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.12)
         return self.proj(y.transpose(1, 2).flatten(-2))
 
 
@@ -125,16 +126,15 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """The model of modded-nanogpt's track 3, parameter names included.
-
-    forward(inputs, targets), both (batch, length) of token ids, returns the summed cross-entropy in float32.
-    """
+    """The model of modded-nanogpt's track 3, parameter names included. forward(inputs, targets), both
+    (batch, length) of token ids, returns the summed cross-entropy in float32."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        if config.model_dim % config.head_dim or config.head_dim % 4 or config.mlp not in ("relu2", "swiglu"):
-            raise ValueError(f"model_dim {config.model_dim} must be a multiple of head_dim {config.head_dim}, that "
-                             f"of 4, and mlp {config.mlp!r} relu2 or swiglu")
+        dim, head_dim, mlp = config.model_dim, config.head_dim, config.mlp
+        if dim % head_dim or head_dim % 4 or mlp not in ("relu2", "swiglu"):
+            raise ValueError(f"model_dim {dim} must be a multiple of head_dim {head_dim}, that of 4, and "
+                             f"mlp {mlp!r} relu2 or swiglu")
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.model_dim, dtype=getattr(torch, config.dtype))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
@@ -158,8 +158,8 @@ class GPT(nn.Module):
 
 @dataclass(frozen=True)
 class Track:
-    """What a run may not change. The validation grid: every `val_every` steps, and every `val_every_tail` in the
-    last `tail` of the recipe's schedule; step 0 and the last step always."""
+    """What a run may not change. The validation grid: every `val_every` steps, and every `val_every_tail` in
+    the last `tail` of the recipe's schedule; step 0 and the last step always."""
 
     name: str
     data: str                  # folder under data/
@@ -178,12 +178,11 @@ class Track:
         in_tail = step >= (1 - self.tail) * recipe.schedule_steps
         return step == recipe.steps or step % (self.val_every_tail if in_tail else self.val_every) == 0
 
-
     def check(self) -> None:
         """Raises ValueError naming a field that cannot be."""
-        for name in ("tokens_per_step", "val_tokens"):
-            if getattr(self, name) < self.context or getattr(self, name) % self.context or self.context < 1:
-                raise ValueError(f"track.{name} {getattr(self, name)} must be a multiple of context {self.context}")
+        for name, tokens in (("tokens_per_step", self.tokens_per_step), ("val_tokens", self.val_tokens)):
+            if tokens < self.context or tokens % self.context or self.context < 1:
+                raise ValueError(f"track.{name} {tokens} must be a multiple of context {self.context}")
         if min(self.val_every, self.val_every_tail) < 1 or not 0 <= self.tail <= 1:
             raise ValueError("track.val_every and val_every_tail must be at least 1, and tail lie in 0..1")
         with torch.device("meta"):
@@ -197,7 +196,9 @@ TRACKS = {track.name: track for track in (
     FINEWEB,
     replace(FINEWEB, name="sprint", tokens_per_step=65536, target=None),
     Track("laptop", "laptop", ModelConfig(256, 4, 128, head_dim=32, dtype="float32"), tokens_per_step=4096,
-          context=256, val_tokens=262144, val_every=25, val_every_tail=10, tail=0.2, target=1.4),
+          context=256, val_tokens=262144, val_every=25, val_every_tail=10, tail=0.2, target=1.4, sha256={
+              "laptop_train_000001.bin": "aabc889d49905f60088863fd913f84d1eb2ec9149b4aef335e5f60406d7af4ff",
+              "laptop_val_000000.bin": "a468bbff9de7516856e9bd07314f10f024928212b894258791071e8a4767e692"}),
 )}
 PRESETS = {track.name: track for track in (  # models without a track
     replace(FINEWEB, name="350m", target=None, official=False,
@@ -214,10 +215,8 @@ PRESETS = {track.name: track for track in (  # models without a track
 @torch.no_grad()
 def initialise(model: nn.Module, seed: int) -> None:
     """Every `proj`, `down` and bias zero, gains one, embedding N(0, 1), other weights N(0, .33 / fan_in).
-
-    Each parameter has a generator of its own, seeded by the run's seed and the parameter's name and drawn on the
-    CPU, so that recipes, devices and world sizes start from the same weights.
-    """
+    Each parameter has a generator of its own, seeded by the run's seed and the parameter's name and drawn on
+    the CPU, so that recipes, devices and world sizes start from the same weights."""
     for name, p in model.named_parameters():
         kind = name.split(".")[-1]
         if kind == "gains":
@@ -232,7 +231,7 @@ def initialise(model: nn.Module, seed: int) -> None:
 
 
 def lr_factor(step: int, recipe: Recipe) -> float:
-    """What every peak learning rate is multiplied by at `step`: linear warm-up, flat, linear cooldown to 0."""
+    """What multiplies every peak learning rate at `step`: linear warm-up, flat, linear cooldown to 0."""
     warmup = min(1.0, (step + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0
     left = 1 - step / recipe.schedule_steps
     return warmup * (min(1.0, left / recipe.cooldown_frac) if recipe.cooldown_frac else 1.0)
@@ -262,26 +261,27 @@ class Plan:
 def parse(argv: list[str]) -> Plan:
     """The plan of a command line; Refusal (exit 2) for one that cannot be."""
     parser = Parser(prog="train_gpt.py", description=__doc__.split("\n")[0], epilog=EXAMPLE)
-    parser.add_argument("--track", help=f"{', '.join([*TRACKS, *PRESETS])} (default: fineweb-124m with CUDA, else laptop)")
-    parser.add_argument("--recipe", default="aurora", help=f"{', '.join(RECIPES)} (default: aurora)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="K", help="declared before the run")
-    parser.add_argument("--steps", type=int, metavar="N", help="stop early; the schedule stays as it is")
-    parser.add_argument("--log-dir", type=Path, metavar="D", help="default: logs/<time>_<track>_<recipe>")
-    parser.add_argument("--data-dir", type=Path, metavar="D", help="the folder of the shards")
-    parser.add_argument("--val-every", type=int, metavar="N", help="validate every N steps too, off the clock")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-    parser.add_argument("--save", action="store_true", help="write the final weights of each seed")
-    parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases too")
-    parser.add_argument("--allow-custom", action="store_true", help="allow --track.FIELD; on no board")
-    parser.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
-    parser.add_argument("--list", action="store_true", help="list tracks and recipes, and stop")
-    parser.add_argument("--json", action="store_true", help="print one JSON object; progress goes to stderr")
+    add = parser.add_argument
+    add("--track", help=f"{', '.join([*TRACKS, *PRESETS])} (default: {FINEWEB.name} on CUDA; laptop)")
+    add("--recipe", default="aurora", help=f"{', '.join(RECIPES)} (default: aurora)")
+    add("--seeds", type=int, nargs="+", default=[0], metavar="K", help="declared before the run")
+    add("--steps", type=int, metavar="N", help="stop early; the schedule stays as it is")
+    add("--log-dir", type=Path, metavar="D", help="default: logs/<time>_<track>_<recipe>")
+    add("--data-dir", type=Path, metavar="D", help="the folder of the shards")
+    add("--val-every", type=int, metavar="N", help="validate every N steps too, off the clock")
+    add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    add("--save", action="store_true", help="write the final weights of each seed")
+    add("--wandb", action="store_true", help="log to Weights & Biases too")
+    add("--allow-custom", action="store_true", help="allow --track.FIELD; on no board")
+    add("--dry-run", action="store_true", help="say what would run, and stop")
+    add("--list", action="store_true", help="list tracks and recipes, and stop")
+    add("--json", action="store_true", help="print one JSON object; progress goes to stderr")
     args, rest = parser.parse_known_args(argv)
     args.argv = argv
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
-        raise Refusal("--device cuda: this torch sees no CUDA device; use --device cpu, or check nvidia-smi and "
-                      "that torch was installed with CUDA", code=2)
+        raise Refusal("--device cuda: this torch sees no CUDA device; use --device cpu, or check nvidia-smi "
+                      "and that torch was installed with CUDA", code=2)
     name, tracks = args.track or ("fineweb-124m" if device == "cuda" else "laptop"), {**TRACKS, **PRESETS}
     if name not in tracks:
         raise Refusal(f"unknown track {name!r}; {near(name, tracks)}", code=2)
@@ -299,8 +299,8 @@ def parse(argv: list[str]) -> Plan:
         elif args.allow_custom:
             track = replace(override(track, kind, dotted, text), official=False)
         else:
-            raise Refusal(f"--track.{dotted} changes what the track fixes; add --allow-custom, and the run becomes "
-                          "`custom`, which stands on no board", code=2)
+            raise Refusal(f"--track.{dotted} changes what the track fixes; add --allow-custom, and the run "
+                          "becomes `custom`, which stands on no board", code=2)
     try:
         recipe.check()
         track.check()
@@ -326,36 +326,21 @@ def fetch_words(plan: Plan) -> str:
 
 def open_streams(plan: Plan, world: World) -> tuple[shards.TokenStream, shards.TokenStream]:
     """The training and validation streams; Refusal where the shards are missing, broken, or too few."""
-    track, folder = plan.track, plan.data_dir
     fix = f"run `python {fetch_words(plan)}`" + (" or mend --data-dir" if plan.args.data_dir else "")
-    found = {split: shards.find_shards(folder, split) for split in ("train", "val")}
-    for split, paths in found.items():
-        if not paths:
-            raise Refusal(f"no {split} shards (*_{split}_*.bin) in {folder}; {fix}")
-    place = (track.context, world.rank, world.size)
-    train = shards.TokenStream(found["train"], track.tokens_per_step, *place, wrap=not track.official)
-    val = shards.TokenStream(found["val"], track.val_tokens, *place)
-    if len(val) < 1:
-        raise Refusal(f"the validation shards in {folder} hold fewer than the {track.val_tokens + 2} tokens that "
-                      f"{track.name} validates on; {fix}")
-    if len(train) < plan.recipe.steps and (track.official or len(train) == 0):
-        raise Refusal(f"{plan.recipe.steps} steps of {track.tokens_per_step} tokens need {plan.recipe.steps} "
-                      f"batches, the {len(found['train'])} training shards in {folder} hold {len(train)}; {fix}")
-    return train, val
+    return shards.open_streams(plan.data_dir, plan.track, plan.recipe.steps, world.rank, world.size, fix)
 
 
 def fetch_command(argv: list[str]) -> str:
-    """The command that fetches what a run with these arguments needs, "" where nothing is missing.
-
-    For scripts/run.sh. Bad arguments end the process with one line and exit code 2.
-    """
+    """The command that fetches what a run with these arguments needs, "" where nothing is missing. For
+    scripts/run.sh. Bad arguments end the process with one line and exit code 2."""
+    plan = None
     try:
         plan = parse(argv)
         open_streams(plan, World(0, 1, torch.device("cpu")))
     except Refusal as refusal:
-        if refusal.code == 2:
+        if plan is None:
             print(f"train_gpt.py: {refusal}", file=sys.stderr)
-            raise SystemExit(2) from None
+            raise SystemExit(refusal.code) from None
         return "" if plan.args.data_dir else fetch_words(plan)
     return ""
 
@@ -387,9 +372,14 @@ class Run:
             group["initial_lr"] = group["lr"]
         return optimizers
 
+    def guard(self, seed: int) -> Guard:
+        names = [name for name, _ in self.model.named_parameters()]
+        return Guard(self.world, self.stop, names, self.plan.track.tokens_per_step, seed)
+
     def tokens(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array.astype(np.int64))
-        return tensor.pin_memory().to(self.world.device, non_blocking=True) if self.world.device.type == "cuda" else tensor
+        tensor = tensor.pin_memory() if self.world.device.type == "cuda" else tensor
+        return tensor.to(self.world.device, non_blocking=True)
 
 
 def divisor(number: int, limit: int) -> int:
@@ -398,16 +388,14 @@ def divisor(number: int, limit: int) -> int:
 
 
 def warm_up(run: Run) -> dict:
-    """Choose the micro-batch, compile, and take two steps on dummy tokens; every weight is initialised anew after.
-
-    The micro-batch starts at min(64 sequences, the rank's share) on a GPU and is halved while any rank runs out
-    of memory. Optimizers made here are thrown away, so a run starts from exactly the state of its seed.
-    """
+    """Choose the micro-batch, compile, and step twice on dummy tokens; weights are initialised anew after.
+    The micro-batch starts at min(64 sequences, the rank's share) on a GPU and is halved while any rank runs
+    out of memory. Optimizers made here are thrown away, so a run starts from just the state of its seed."""
     started, world, context = time.perf_counter(), run.world, run.plan.track.context
     share = run.train.local // context
     run.micro = divisor(share, 64 if world.device.type == "cuda" else max(1, 1024 // context))
     initialise(run.model, 0)
-    optimizers, done = run.optimizers(), 0
+    optimizers, guard, done = run.optimizers(), run.guard(seed=0), 0
     while done < 2:  # the second step runs beside the optimizers' state
         dummy = torch.zeros((min(share, 2 * run.micro), context), dtype=torch.int64, device=world.device)
         try:
@@ -418,13 +406,14 @@ def warm_up(run: Run) -> dict:
         except torch.OutOfMemoryError:
             low, fits = {}, 0
         if world.minimum(fits):
-            update(run, optimizers, low, torch.zeros((), device=world.device))
+            update(run, optimizers, guard, 0, torch.zeros((), device=world.device), low)
             done += 1
             continue
         run.model.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
         if run.micro == 1:
-            raise Refusal("one sequence a pass does not fit in the device's memory; use a larger GPU or more of them")
+            raise Refusal("one sequence a pass does not fit in the device's memory; use a larger GPU or "
+                          "more of them")
         run.micro, done = divisor(share, run.micro // 2), 0
     del optimizers
     if world.device.type == "cuda":
@@ -455,51 +444,22 @@ def forward_backward(run: Run, inputs: Tensor, targets: Tensor) -> tuple[Tensor,
     return total, low
 
 
-def update(run: Run, optimizers: list, low: dict, loss: Tensor) -> Tensor:
-    """Sum the gradients over ranks and step, unless something is not finite. Returns the step's status, the same
-    on every rank: [summed loss, ranks asked to stop, losses not finite, gradients not finite, by parameter]."""
+def update(run: Run, optimizers: list, guard: Guard, step: int, loss: Tensor, low: dict) -> None:
+    """Sum the gradients over ranks and take the step, which is skipped where anything is not finite."""
     world, params = run.world, list(run.model.parameters())
     sharded = {p for o in optimizers if isinstance(o, MatrixOptimizer) and o.world_size > 1
-               for group in o.param_groups for p in group["params"]}  # these gradients the optimizer sums itself
+               for group in o.param_groups for p in group["params"]}  # whose gradients it sums itself
     whole = [p for p in params if p not in sharded]
     grads = [low[p] if p in low else p.grad for p in whole]
     flat = world.sum(torch.cat([g.flatten() for g in grads])) if world.size > 1 else None
-    for p, g, summed in zip(whole, grads, flat.split([g.numel() for g in grads]) if world.size > 1 else grads):
+    sums = flat.split([g.numel() for g in grads]) if world.size > 1 else grads
+    for p, g, summed in zip(whole, grads, sums):
         p.grad = summed.view_as(g).to(p.dtype)
-    bad = ~torch.stack([n.float() for n in torch._foreach_norm([p.grad for p in params], math.inf)]).isfinite()
-    stop = torch.tensor(float(run.stop.number != 0), device=world.device)
-    status = world.sum(torch.cat((torch.stack((loss, stop, (~loss.isfinite()).float())), bad.float())))
+    found_inf = guard.put(step, loss, [p.grad for p in params])
     for optimizer in optimizers:
-        optimizer.found_inf = status[2:].sum().clamp(max=1)  # non-zero: skip, decided on the device
+        optimizer.found_inf = found_inf
         optimizer.step()
     run.model.zero_grad(set_to_none=True)
-    return status
-
-
-class Diverged(Refusal):
-    """A loss or a gradient was not finite."""
-
-
-class Interrupted(Refusal):
-    """SIGINT or SIGTERM."""
-
-
-def check(run: Run, seed: int, last: Deferred) -> float | None:
-    """The mean training loss of the last step. Raises where it was not finite or a rank was told to stop."""
-    status = last.get()
-    if status is None:
-        return None
-    loss, stop, bad_loss, *bad = status
-    if bad_loss or any(bad):
-        names = [name for (name, _), flag in zip(run.model.named_parameters(), bad) if flag]
-        first = f"the loss is {loss}" if bad_loss else f"the loss is {loss / run.plan.track.tokens_per_step:.4f}"
-        raise Diverged(f"seed {seed} diverged at step {last.step}: {first}, the first non-finite gradient is "
-                       f"{names[0] if names else 'none'}; that update was not applied, the weights are intact; "
-                       "lower the learning rate (--recipe.lr) or check the data")
-    if stop:
-        raise Interrupted(f"stopped by a signal after step {last.step + 1} of seed {seed}; the log is closed",
-                          code=128 + (run.stop.number or signal.SIGTERM))
-    return loss / run.plan.track.tokens_per_step
 
 
 ########################################
@@ -526,16 +486,10 @@ def report(run: Run, seed: int, step: int, seconds: float, train_loss, val_loss=
         run.log.validation(step, run.plan.recipe.steps, val_loss, seconds, seed)
         if tracker:
             tracker.log({"val_loss": val_loss, "train_loss": train_loss, "train_time": seconds}, step=step)
-    steps, track = run.plan.recipe.steps, run.plan.track
-    line = f"step {step}/{steps}" + (f"  val_loss {val_loss:.4f}" if val_loss is not None else "")
-    line += f"  train_loss {train_loss:.4f}" if train_loss is not None else ""
-    if step and seconds:
-        rate = step * track.tokens_per_step / seconds
-        peak = peak_flops(torch.cuda.get_device_name()) if run.world.device.type == "cuda" else None
-        line += f"  {rate:,.0f} tokens/s"
-        line += f"  mfu {rate * flops_per_token(run.model, track) / (peak * run.world.size):.1%}" if peak else ""
-        line += f"  elapsed {seconds:.0f}s  left {seconds / step * (steps - step):.0f}s"
-    say(run, line)
+    rate = step * run.plan.track.tokens_per_step / seconds if seconds else 0
+    peak = peak_flops(torch.cuda.get_device_name()) if run.world.device.type == "cuda" else None
+    mfu = rate * flops_per_token(run.model, run.plan.track) / (peak * run.world.size) if peak else None
+    say(run, show.progress(step, run.plan.recipe.steps, seconds, rate, mfu, train_loss, val_loss))
 
 
 def flops_per_token(model: GPT, track: Track) -> float:
@@ -553,16 +507,16 @@ def train_seed(run: Run, seed: int, tracker=None) -> dict:
     """Train one seed from step 0; returns its outcome."""
     track, recipe, every = run.plan.track, run.plan.recipe, run.plan.args.val_every
     initialise(run.model, seed)
-    optimizers, clock, last, shown = run.optimizers(), Clock(run.world), Deferred(), time.perf_counter()
-    crossed, val_loss, train_loss = None, math.nan, None
+    optimizers, guard, clock = run.optimizers(), run.guard(seed), Clock(run.world)
+    shown, crossed, val_loss, train_loss = time.perf_counter(), None, math.nan, None
     for step in range(recipe.steps + 1):
         if track.validates(step, recipe) or (every and step % every == 0):
             seconds = clock.stop()
-            train_loss = check(run, seed, last)
+            train_loss = guard.check()
             val_loss = validate(run)
             if not math.isfinite(val_loss):
-                raise Diverged(f"seed {seed}: the validation loss at step {step} is {val_loss}; lower the learning "
-                               "rate (--recipe.lr)")
+                raise Diverged(f"seed {seed}: the validation loss at step {step} is {val_loss}; lower the "
+                               "learning rate (--recipe.lr)")
             if crossed is None and track.target is not None and val_loss <= track.target:
                 crossed = dict(step=step, seconds=round(seconds, 3))
             report(run, seed, step, seconds, train_loss, val_loss, tracker)
@@ -573,8 +527,8 @@ def train_seed(run: Run, seed: int, tracker=None) -> dict:
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = group["initial_lr"] * lr_factor(step, recipe)
         loss, low = forward_backward(run, *map(run.tokens, run.train[step]))
-        train_loss = check(run, seed, last)
-        last.put(step, update(run, optimizers, low, loss))
+        train_loss = guard.check()
+        update(run, optimizers, guard, step, loss, low)
         if time.perf_counter() - shown > 10:
             shown = time.perf_counter()
             report(run, seed, step, clock.read(), train_loss)
@@ -590,34 +544,35 @@ def train_seed(run: Run, seed: int, tracker=None) -> dict:
 
 def open_log(run: Run) -> None:
     """Rank 0: check the shards whole, lock the folder, and write the log's header."""
-    plan, track, recipe = run.plan, run.plan.track, run.plan.recipe
+    plan, args, track, recipe = run.plan, run.plan.args, run.plan.track, run.plan.recipe
     name = f"{time.strftime('%Y%m%d-%H%M%S')}_{track.name if track.official else 'custom'}_{recipe.name}"
-    run.folder = plan.args.log_dir or ROOT / "logs" / name
+    run.folder = args.log_dir or ROOT / "logs" / name
     run.lock = lock_folder(run.folder)
     if shutil.disk_usage(run.folder).free < 64 * 2**20:
-        raise Refusal(f"less than 64 MB free for the log in {run.folder}; free space or choose another --log-dir")
-    used = run.train.shards_for(recipe.steps), run.val.shards_for(1)
-    data = {split: shards.inspect(paths, track.model.vocab_size) for split, paths in zip(("train", "val"), used)}
-    for shard in data["train"] + data["val"]:
-        if track.official and track.sha256 and shard["sha256"] not in track.sha256:
-            raise Refusal(f"{plan.data_dir / shard['name']} is not the shard that track {track.name} names; delete "
-                          f"it and run `python {fetch_words(plan)}`")
+        raise Refusal(f"less than 64 MB free for the log in {run.folder}; free space or choose "
+                      "another --log-dir")
+    used = {"train": run.train.shards_for(recipe.steps), "val": run.val.shards_for(1)}
+    pinned, fix = track.sha256 if track.official else {}, f"run `python {fetch_words(plan)}`"
+    data = {split: shards.inspect(paths, track.model.vocab_size, pinned, fix)
+            for split, paths in used.items()}
     run.log = LogWriter(run.folder / f"{name}.txt")
-    write_header(run.log, ROOT, run.world, plan.args.argv, asdict(track), recipe.resolved(), plan.args.seeds, data)
+    write_header(run.log, ROOT, run.world, args.argv, asdict(track), recipe.resolved(), args.seeds, data)
 
 
 def run_seeds(run: Run) -> list[dict]:
     """Warm up, then train every declared seed; the outcomes. Rank 0 logs and prints."""
     plan, rank0 = run.plan, run.world.rank == 0
     warm, outcomes = warm_up(run), []
-    config = dict(track=asdict(plan.track), recipe=plan.recipe.resolved())
     if rank0:
         run.log.event("warmup", **warm)
     for seed in plan.args.seeds:
         if rank0:
             run.log.event("seed", seed=seed)
             say(run, f"{plan.recipe.name} on {plan.track.name}, seed {seed}, log in {run.folder}")
-        tracker = show.start_wandb(f"{run.folder.name}_seed{seed}", run.folder, {**config, "seed": seed}) if rank0 and plan.args.wandb else None
+        tracker = None
+        if rank0 and plan.args.wandb:
+            config = dict(seed=seed, track=asdict(plan.track), recipe=plan.recipe.resolved())
+            tracker = show.start_wandb(f"{run.folder.name}_seed{seed}", run.folder, config)
         outcomes.append(train_seed(run, seed, tracker))
         if tracker:
             tracker.finish()
@@ -638,8 +593,9 @@ def dry_run(plan: Plan) -> None:
     train, _ = open_streams(plan, World(0, 1, torch.device("cpu")))
     with torch.device("meta"):
         model = GPT(track.model)
-    facts = dict(track=track.name if track.official else "custom", recipe=recipe.resolved(), seeds=plan.args.seeds,
-                 device=plan.device, parameters=sum(p.numel() for p in model.parameters()), steps=recipe.steps,
+    facts = dict(track=track.name if track.official else "custom", recipe=recipe.resolved(),
+                 seeds=plan.args.seeds, device=plan.device,
+                 parameters=sum(p.numel() for p in model.parameters()), steps=recipe.steps,
                  batches=len(train), shards=len(train.shards_for(recipe.steps)), data=str(plan.data_dir),
                  flops=flops_per_token(model, track) * track.tokens_per_step * recipe.steps)
     show.facts(facts, plan.args.json)
@@ -649,10 +605,12 @@ def dry_run(plan: Plan) -> None:
 def main(argv: list[str]) -> int:
     """Run the command line; the exit code."""
     plan = parse(argv)
-    if plan.args.list or plan.args.dry_run:
-        return show.listing(TRACKS, PRESETS, RECIPES, plan.args.json) if plan.args.list else dry_run(plan)
-    track = plan.track
-    world = join_world(plan.device, track.tokens_per_step // track.context, track.val_tokens // track.context)
+    if plan.args.list:
+        return show.listing(TRACKS, PRESETS, RECIPES, plan.args.json)
+    if plan.args.dry_run:
+        return dry_run(plan)
+    track, context = plan.track, plan.track.context
+    world = join_world(plan.device, track.tokens_per_step // context, track.val_tokens // context)
     train, val = open_streams(plan, world)
     with torch.device("meta"):
         model = GPT(track.model)
@@ -677,7 +635,8 @@ def main(argv: list[str]) -> int:
         if world.size > 1:
             dist.destroy_process_group()
     if world.rank == 0:
-        show.summary(track, plan.recipe, outcomes, run.log.path, f"{world.size} x {world.device.type}", plan.args.json)
+        machine = f"{world.size} x {world.device.type}"
+        show.summary(track, plan.recipe, outcomes, run.log.path, machine, plan.args.json)
     return 0
 
 

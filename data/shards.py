@@ -90,8 +90,10 @@ def batches_in(num_tokens: int, batch_tokens: int) -> int:
     return max(0, -(-(num_tokens - batch_tokens - 1) // batch_tokens))
 
 
-def inspect(paths: list[Path], vocab_size: int) -> list[dict]:
-    """Name, token count and sha256 of each shard, read whole; refuses ids outside the vocabulary.
+def inspect(paths: list[Path], vocab_size: int, pinned: dict | None = None, fix: str = "") -> list[dict]:
+    """Name, token count and sha256 of each shard, read whole. Refusal for token ids outside the vocabulary,
+    and for content that is not among `pinned` {name: sha256} where the track pins it; `fix` makes the right
+    shards.
 
     One thread a shard: hashing and numpy release the lock, so this runs at the speed of the disk.
     """
@@ -100,10 +102,12 @@ def inspect(paths: list[Path], vocab_size: int) -> list[dict]:
         top = int(tokens.max()) if tokens.size else 0
         if top >= vocab_size:
             where = int(np.argmax(tokens >= vocab_size))
-            raise Refusal(f"{path}: token {int(tokens[where])} at position {where} is outside the vocabulary "
-                          f"of {vocab_size}; these shards were made with another tokenizer")
+            raise Refusal(f"{path}: token {int(tokens[where])} at position {where} is outside the "
+                          f"vocabulary of {vocab_size}; these shards were made with another tokenizer")
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if pinned and digest not in pinned.values():
+            raise Refusal(f"{path} is not the shard that the track pins; delete it and {fix}")
         return dict(name=Path(path).name, tokens=int(tokens.size), sha256=digest)
 
     with ThreadPoolExecutor(max_workers=8) as pool:
@@ -139,7 +143,8 @@ class TokenStream:
 
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         if len(self) == 0 or (step >= len(self) and not self.wrap):
-            raise Refusal(f"step {step} needs batch {step + 1}, the shards hold {len(self)}; get more shards")
+            raise Refusal(f"step {step} needs batch {step + 1}, the shards hold {len(self)}; get more "
+                          "shards")
         step %= len(self)
         shard = int(np.searchsorted(self.ends, step, side="right"))
         if shard != self._shard:
@@ -158,5 +163,27 @@ class TokenStream:
             size = None
         if size != HEADER_BYTES + TOKEN_BYTES * count:
             state = "is gone" if size is None else f"changed its size to {size} bytes"
-            raise Refusal(f"{path}: this shard {state} during the run; put it back and resume or start again",
-                          everywhere=False)
+            raise Refusal(f"{path}: this shard {state} during the run; put it back and resume or start "
+                          "again", everywhere=False)
+
+
+def open_streams(folder: Path, track, steps: int, rank: int, world_size: int, fix: str) -> tuple:
+    """The track's training and validation TokenStream over the shards in `folder`.
+
+    Refusal where shards are missing or broken, or hold too little for `steps` steps (a track that is not
+    official may wrap) or for the validation; `fix` is the command that mends it.
+    """
+    found = {split: find_shards(folder, split) for split in ("train", "val")}
+    for split, paths in found.items():
+        if not paths:
+            raise Refusal(f"no {split} shards (*_{split}_*.bin) in {folder}; {fix}")
+    place = (track.context, rank, world_size)
+    train = TokenStream(found["train"], track.tokens_per_step, *place, wrap=not track.official)
+    val = TokenStream(found["val"], track.val_tokens, *place)
+    if len(val) < 1:
+        raise Refusal(f"the validation shards in {folder} do not hold the {track.val_tokens + 2} tokens "
+                      f"that {track.name} validates on; {fix}")
+    if len(train) < steps and (track.official or len(train) == 0):
+        raise Refusal(f"{steps} steps of {track.tokens_per_step} tokens need {steps} batches, the "
+                      f"{len(train.paths)} training shards in {folder} hold {len(train)}; {fix}")
+    return train, val

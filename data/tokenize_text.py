@@ -6,22 +6,15 @@ Documents keep their order, the first ones are the validation split. Workers sha
 does not depend on their number. The shards appear in the folder together, when all of them are written.
 """
 import argparse
-import codecs
 import collections
 import contextlib
-import fnmatch
-import gzip
 import itertools
-import json
-import lzma
 import multiprocessing
 import os
-import re
 import shutil
 import signal
 import sys
 import threading
-import zlib
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -31,16 +24,14 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from data.cached_fineweb10B import hub, library, retried  # noqa: E402
+from data.cached_fineweb10B import library  # noqa: E402
+from data.read_text import find_sources, read  # noqa: E402
 from data.shards import write_shard  # noqa: E402
-from records.cli import Parser, Refusal, command, near, print_json  # noqa: E402
+from records.cli import Parser, Refusal, command, print_json  # noqa: E402
 
 SEPARATOR = 50256  # GPT-2's <|endoftext|>, before every document
 MAX_VAL_TOKENS = 10_485_761  # the validation tokens of the fineweb-124m track and their last target
-PIECE_BYTES, MAX_PIECE_CHARS = 4096, 2**20  # of a .txt: the usual and the largest piece
-WORD_END = re.compile(r"(?s).*\S(?=[ \n])")  # up to the last end of a word
 TASK_CHARS, TASK_PIECES = 2**18, 1024  # what a worker takes at a time
-HUB_PREFIX = "hf://datasets/"
 
 HELP = """Turn text into shards DIR/x_train_000001.bin, ... and DIR/x_val_000000.bin, x being DIR's name.
 
@@ -48,145 +39,6 @@ IN is a .txt (one document), a .jsonl, .jsonl.gz, .jsonl.xz or .parquet (one doc
 dataset: hf://datasets/OWNER/NAME for all its .jsonl and .parquet files, hf://datasets/OWNER/NAME/PATH for a
 folder or for the files that match (PATH may hold *). gpt2 puts <|endoftext|> before every document; bytes
 puts nothing there."""
-
-
-# ---------------------------------------------------------------- reading: (opens a document, text) pieces
-
-
-def read_txt(path: Path, label: str, field: str):
-    """One document in pieces. GPT-2's pattern never joins a word to the space after it, so cut there."""
-    decoder, text, lines, opens = codecs.getincrementaldecoder("utf-8")(), "", 0, True
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(PIECE_BYTES), b""):
-            seen = max(len(text) - 1, 0)
-            try:
-                text += decoder.decode(block)
-            except UnicodeDecodeError as error:
-                line = lines + error.object[:error.start].count(b"\n") + 1
-                raise Refusal(f"{label}:{line}: not UTF-8 ({error.reason}); convert it with iconv") from None
-            lines += block.count(b"\n")
-            match = WORD_END.match(text, seen)
-            if match or len(text) > MAX_PIECE_CHARS:  # a megabyte without a space is cut anywhere
-                cut = match.end() if match else len(text)
-                yield opens, text[:cut]
-                opens, text = False, text[cut:]
-    if decoder.getstate()[0]:
-        raise Refusal(f"{label}:{lines + 1}: ends within a UTF-8 character, it is cut off; fetch it again")
-    yield opens, text
-
-
-def text_of(line: bytes, label: str, field: str) -> str:
-    """The text of one line of a .jsonl; `label` (file:line) begins the Refusal."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        reason = str(error).replace("\n", " ")[:120]
-        raise Refusal(f"{label}: not JSON ({reason}); mend or remove this line") from None
-    if not isinstance(row, dict):
-        raise Refusal(f"{label}: a JSON {type(row).__name__}, not an object with a field {field!r}; "
-                      "mend or remove this line")
-    if field not in row:
-        raise Refusal(f"{label}: no field {field!r}, {near(field, row)} (--text-field names it)")
-    if not isinstance(row[field], str):
-        raise Refusal(f"{label}: the field {field!r} is a {type(row[field]).__name__}, not text; "
-                      "mend this line or choose another --text-field")
-    return row[field]
-
-
-def read_jsonl(path: Path, label: str, field: str):
-    """A document a line; blank lines are passed over."""
-    opener, number = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open), 0
-    try:
-        with opener(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield True, text_of(line, f"{label}:{number}", field)
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
-        raise Refusal(f"{label}:{number + 1}: the compressed file is damaged or cut off here ({error}); "
-                      "fetch it again") from None
-
-
-def read_parquet(path: Path, label: str, field: str):
-    """A document a row."""
-    arrow, parquet, row = library("pyarrow"), library("pyarrow.parquet"), 0
-    try:
-        with parquet.ParquetFile(path) as file:
-            if field not in file.schema_arrow.names:
-                raise Refusal(f"{label}: no column {field!r}, {near(field, file.schema_arrow.names)} "
-                              "(--text-field names it)")
-            for batch in file.iter_batches(batch_size=256, columns=[field]):
-                for value in batch.column(0):
-                    row, text = row + 1, value.as_py()
-                    if not isinstance(text, str):
-                        kind = type(text).__name__
-                        raise Refusal(f"{label}: row {row}: the column {field!r} holds a {kind}, not text; "
-                                      "remove the row or choose another --text-field")
-                    yield True, text
-    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).replace("\n", " ")[:160]
-        raise Refusal(f"{label}: unreadable parquet after row {row} ({reason}); fetch it again") from None
-
-
-READERS = {".txt": read_txt, ".jsonl": read_jsonl, ".jsonl.gz": read_jsonl, ".jsonl.xz": read_jsonl,
-           ".parquet": read_parquet}
-
-
-def reader_of(name: str):
-    return next((reader for suffix, reader in READERS.items() if name.endswith(suffix)), None)
-
-
-def hub_sources(spec: str):
-    """(label, fetch) for each file of a hub dataset; `fetch()` downloads it into the hub's cache."""
-    owner, name, pattern = (spec[len(HUB_PREFIX):].split("/", 2) + ["", ""])[:3]
-    if not owner or not name:
-        raise Refusal(f"{spec}: write it as {HUB_PREFIX}OWNER/NAME or {HUB_PREFIX}OWNER/NAME/PATH", code=2)
-    api, repo = hub(), f"{owner}/{name}"
-    try:
-        listed = retried(spec, lambda: api.list_repo_files(repo, repo_type="dataset"))
-    except ValueError as error:  # a name that the hub's rules exclude
-        raise Refusal(f"{spec}: {str(error).splitlines()[0]}", code=2) from None
-    known = sorted(file for file in listed if reader_of(file))
-    if pattern:
-        chosen = [file for file in known if fnmatch.fnmatchcase(file, pattern)
-                  or file.startswith(pattern.rstrip("/") + "/")]
-    else:
-        chosen = [file for file in known if not file.endswith(".txt")]
-    if not chosen:
-        raise Refusal(f"{spec}: no .jsonl or .parquet file matches; " + (
-            near(pattern, known[:20]) if known else "the dataset has none"))
-
-    def fetch(file):
-        return Path(retried(file, lambda: api.hf_hub_download(repo, file, repo_type="dataset")))
-
-    return [(f"{HUB_PREFIX}{repo}/{file}", lambda file=file: fetch(file)) for file in chosen]
-
-
-def find_sources(inputs: list[str]):
-    """(label, fetch) for every file of every IN; whatever can be refused at once is."""
-    sources = []
-    for name in inputs:
-        if name.startswith(HUB_PREFIX):
-            sources += hub_sources(name)
-        elif reader_of(name) is None:
-            known = ", ".join([*READERS, HUB_PREFIX + "OWNER/NAME"])
-            raise Refusal(f"{name}: unknown kind of file; known: {known}", code=2)
-        elif not os.path.isfile(name):
-            raise Refusal(f"{name}: no such file", code=2)
-        else:
-            sources.append((name, lambda name=name: Path(name)))
-    return sources
-
-
-def read(sources, field: str):
-    """The pieces of all sources in order; empty documents are passed over, an empty source is refused."""
-    for label, fetch in sources:
-        empty = True
-        for opens, text in reader_of(label)(fetch(), label, field):
-            if text:
-                empty = False
-                yield opens, text
-        if empty:
-            raise Refusal(f"{label}: empty, no document in it; leave it out or fetch it again")
 
 
 # ---------------------------------------------------------------- encoding, in parallel and in order

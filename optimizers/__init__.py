@@ -38,17 +38,18 @@ def roles(model: nn.Module) -> dict[str, list]:
         elif ".mlp." in name:
             role = "down" if name.split(".")[-2] in ("proj", "down") else "up"
         else:
-            raise ValueError(f"build_optimizers: no role for {name} of shape {tuple(p.shape)}; name it like a "
-                             "parameter of train_gpt.GPT, or build the optimizers by hand")
+            raise ValueError(f"build_optimizers: no role for {name} of shape {tuple(p.shape)}; name it like "
+                             "a parameter of train_gpt.GPT, or build the optimizers by hand")
         by_role[role].append((name, p))
     return by_role
 
 
 def build_optimizers(model: nn.Module, recipe: Recipe, process_group=None) -> list:
-    """The optimizers of a recipe, with learning rates at their peak: AdamW for embedding, head and vectors, and
-    the recipe's chain (or AdamW) for the hidden matrices, each role with its balance.
+    """The optimizers of a recipe, with learning rates at their peak: AdamW for embedding, head and vectors,
+    and the recipe's chain (or AdamW) for the hidden matrices, each role with its balance.
 
-    process_group: the ranks the matrices are sharded over, see MatrixOptimizer; AdamW takes gradients as they are.
+    process_group: the ranks the matrices are sharded over, see MatrixOptimizer; AdamW takes gradients as
+    they are.
     """
     by_role, aux = roles(model), recipe.aux
     groups = [dict(params=by_role[role], lr=lr) for role, lr in
@@ -58,8 +59,8 @@ def build_optimizers(model: nn.Module, recipe: Recipe, process_group=None) -> li
     if isinstance(recipe.matrices, AdamW):
         adam = recipe.matrices
         matrices = [pair for role in ("attn", "up", "down") for pair in by_role[role]]
-        optimizers.append(torch.optim.AdamW(matrices, lr=recipe.lr, betas=(adam.beta1, adam.beta2), eps=adam.eps,
-                                            weight_decay=recipe.weight_decay, fused=True))
+        optimizers.append(torch.optim.AdamW(matrices, lr=recipe.lr, betas=(adam.beta1, adam.beta2),
+                                            eps=adam.eps, weight_decay=recipe.weight_decay, fused=True))
     else:
         groups = [dict(params=by_role[role], balance=getattr(recipe.balance, role))
                   for role in ("attn", "up", "down") if by_role[role]]

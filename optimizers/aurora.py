@@ -13,7 +13,7 @@ from .step import AspectScale, Decay
 def balances_rows(shape, balance: str | None) -> bool | None:
     """Whether `balance` evens out the rows (True), the columns (False) or nothing (None) of such a matrix.
 
-    Only the long side of a matrix is free: the short side of a polar factor is orthonormal, so its norms are 1.
+    Only the long side of a matrix is free: the short side of a polar factor is orthonormal, its norms are 1.
     """
     rows, cols = shape[-2:]
     if rows > cols and balance in ("rows", "long"):
@@ -29,8 +29,8 @@ def balanced_polar(G: Tensor, balance: str | None = "rows", iterations: int = 2,
 
         D_0 = 1 / |G_i|;   for k < K:  U_k = polar(D_k G),  D_{k+1} = D_k ((cols/rows) / |U_k,i|^2)^beta
 
-    U'U = I and |U_i| near sqrt(cols/rows), for a tall G; columns of a wide G likewise by transposition. A side
-    that `balance` does not name, and a square G, get the plain polar factor. A zero row stays zero.
+    U'U = I and |U_i| near sqrt(cols/rows), for a tall G; columns of a wide G likewise by transposition. A
+    side that `balance` does not name, and a square G, get the plain polar factor. A zero row stays zero.
     Source: the Aurora release, https://github.com/tilde-research/aurora-release src/aurora.py, May 2026;
     paper: arXiv 2606.27715 (its Algorithm 3 is another map).
     """
@@ -40,7 +40,7 @@ def balanced_polar(G: Tensor, balance: str | None = "rows", iterations: int = 2,
     G32 = G.to(torch.promote_types(G.dtype, torch.float32))
     side = -1 if by_rows else -2  # the axis along which norms are taken
     target = min(G.shape[-2:]) / max(G.shape[-2:])
-    # Everything is relative to the matrix: scaled to a mean norm of 1, a row below 1e-8 of that counts as zero.
+    # All is relative to the matrix: scaled to a mean norm of 1, a row below 1e-8 of that counts as zero.
     norm = torch.linalg.vector_norm(G32, dim=side, keepdim=True)
     mean = norm.mean(dim=(-2, -1), keepdim=True).clamp(min=torch.finfo(G32.dtype).tiny)
     G32, norm = G32 / mean, norm / mean
@@ -69,7 +69,8 @@ class BalancedPolar(Stage):
 
     def __post_init__(self):
         if not isinstance(self.iterations, int) or self.iterations < 1:
-            raise ValueError(f"BalancedPolar: iterations must be an integer of at least 1, got {self.iterations}")
+            raise ValueError("BalancedPolar: iterations must be an integer of at least 1, got "
+                             f"{self.iterations}")
         if not 0 < self.beta <= 1:
             raise ValueError(f"BalancedPolar: beta must lie in (0, 1], got {self.beta}")
         if self.method not in METHODS:
@@ -96,5 +97,6 @@ class Aurora(MatrixOptimizer):
 
     def __init__(self, params, lr, weight_decay=0.025, momentum=0.95, nesterov=True, balance="rows",
                  iterations=2, beta=0.5, schedule="restart", polar="quintic12", process_group=None):
-        chain = (Nesterov(nesterov), BalancedPolar(iterations, beta, polar, schedule), AspectScale(), Decay())
+        balanced = BalancedPolar(iterations, beta, polar, schedule)
+        chain = (Nesterov(nesterov), balanced, AspectScale(), Decay())
         super().__init__(params, chain, lr, weight_decay, momentum, balance, process_group)

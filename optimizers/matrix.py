@@ -15,6 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+# torch 2.13 renamed the collectives of one tensor; 2.11 has only the old names.
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 BALANCES = ("rows", "columns", "long", None)
 
 
@@ -30,7 +34,7 @@ class Context:
     momentum: Tensor
     step: Tensor                   # steps taken before this one
     balance: str | None            # the side Aurora evens out
-    state: dict[str, Tensor] = field(default_factory=dict)  # stages replace entries, they never write into them
+    state: dict[str, Tensor] = field(default_factory=dict)  # stages replace entries, never write into them
 
 
 class Stage:
@@ -50,7 +54,7 @@ class Stage:
 def run_chain(chain, weight, grad, state, scalars, balance, skip) -> Tensor:
     """One step of `chain` on a stack: returns the new weight and writes `state` in place.
 
-    skip: 0-d, non-zero keeps weight and state exactly as they are (a non-finite gradient), with no host sync.
+    skip: 0-d, non-zero keeps weight and state exactly as they are (a non-finite gradient), no host sync.
     """
     high = torch.promote_types(weight.dtype, torch.float32)
     ctx = Context(weight=weight.to(high), grad=grad.to(high), balance=balance, **scalars)
@@ -87,7 +91,7 @@ class Stack:
         return out
 
     def allocate(self, chain, old: dict) -> None:
-        """State for the owned matrices, as per-parameter views in `old`; what `old` already holds is kept."""
+        """State for the owned matrices, as per-parameter views in `old`; what `old` holds already stays."""
         weight = self.batch(self.owned, len(self.owned))
         zero = torch.zeros(())
         ctx = Context(weight, weight, zero, zero, zero, zero, zero, self.group["balance"])
@@ -107,14 +111,18 @@ class Stack:
 class MatrixOptimizer(torch.optim.Optimizer):
     """W <- W - lr u, where u is what `chain` makes of the gradient; the base class of Muon, Aurora and kin.
 
-    params: 2-D parameters, param groups, or named_parameters(). Per group: lr, weight_decay, momentum, balance.
-    process_group: None takes the gradients as they are (one process, or already reduced). With a group, step()
-    sums the gradients over its ranks in float32, updates the matrices this rank owns and gathers the weights;
-    state_dict() is then a collective that returns the complete state, which loads at any world size.
-    State is optimizer.state[p][name], views of the stack. No gradient, and nothing but the weights, is written.
-    A non-finite gradient changes neither weight nor state; the error names the parameter and is raised at once
-    on the CPU, on CUDA at the next step (so that no step waits for the device). A caller that makes this check
-    itself sets `optimizer.found_inf` to a 0-d tensor, non-zero to skip, as torch's fused AdamW takes it.
+    params: 2-D parameters, param groups, or named_parameters(). Per group: lr, weight_decay, momentum, and
+    balance.
+    process_group: None takes the gradients as they are (one process, or already reduced). With a group,
+    step() sums the gradients over its ranks in float32, updates the matrices this rank owns and gathers the
+    weights; state_dict() is then a collective that returns the complete state, which loads at any world
+    size.
+    State is optimizer.state[p][name], views of the stack. No gradient, and nothing but the weights, is
+    written.
+    A non-finite gradient changes neither weight nor state; the error names the parameter and is raised at
+    once on the CPU, on CUDA at the next step (so that no step waits for the device). A caller that makes
+    this check itself sets `optimizer.found_inf` to a 0-d tensor, non-zero to skip, as torch's fused AdamW
+    takes it.
     """
 
     def __init__(self, params, chain, lr, weight_decay=0.0, momentum=0.95, balance=None, process_group=None):
@@ -131,31 +139,32 @@ class MatrixOptimizer(torch.optim.Optimizer):
     # ------------------------------------------------------------------ checks
 
     def add_param_group(self, param_group: dict) -> None:
-        """Add a group, refusing what is not a plain 2-D float matrix and values out of range (ValueError)."""
+        """Add a group; ValueError for what is not a plain 2-D float matrix and for values out of range."""
         super().add_param_group(param_group)
         self._stacks = None
         group = self.param_groups[-1]
         kind = type(self).__name__
-        for key, low, high in (("lr", 0, float("inf")), ("weight_decay", 0, float("inf")), ("momentum", 0, 1)):
-            if not low <= float(group[key]) < high:
-                raise ValueError(f"{kind}: {key} must lie in [{low}, {high}), got {group[key]}")
+        for key, high in (("lr", float("inf")), ("weight_decay", float("inf")), ("momentum", 1)):
+            if not 0 <= float(group[key]) < high:
+                raise ValueError(f"{kind}: {key} must lie in [0, {high}), got {group[key]}")
         if group["balance"] not in BALANCES:
             raise ValueError(f"{kind}: balance must be one of {BALANCES}, got {group['balance']!r}")
         for p, name in zip(group["params"], _names(group)):
             if p.ndim != 2 or not p.is_floating_point():
-                raise ValueError(f"{kind}: {name} has shape {tuple(p.shape)} and dtype {p.dtype}; only 2-D float "
-                                 "matrices can be orthogonalised: give it to AdamW, or reshape it to 2-D")
+                raise ValueError(f"{kind}: {name} has shape {tuple(p.shape)} and dtype {p.dtype}; only 2-D "
+                                 "float matrices can be orthogonalised: give it to AdamW, or reshape it to "
+                                 "2-D")
             if hasattr(p, "device_mesh"):
-                raise ValueError(f"{kind}: {name} is a DTensor; orthogonalising a shard is not orthogonalising "
-                                 "the matrix: pass whole matrices with process_group=...")
+                raise ValueError(f"{kind}: {name} is a DTensor; orthogonalising a shard is not "
+                                 "orthogonalising the matrix: pass whole matrices with process_group=...")
 
     def _gradients(self, stack: Stack) -> list:
         for p, name in zip(stack.params, stack.names):
             if p.grad is not None and p.grad.layout != torch.strided:
                 raise ValueError(f"{type(self).__name__}: {name} has a sparse gradient; use sparse=False")
             if p.grad is None and self.world_size > 1:
-                raise ValueError(f"{type(self).__name__}: {name} has no gradient on rank {self.rank}; ranks must "
-                                 "agree: set p.grad to zeros where a parameter was not used")
+                raise ValueError(f"{type(self).__name__}: {name} has no gradient on rank {self.rank}; ranks "
+                                 "must agree: set p.grad to zeros where a parameter was not used")
         return [p.grad for p in stack.params]
 
     def _raise_pending(self) -> None:
@@ -168,12 +177,12 @@ class MatrixOptimizer(torch.optim.Optimizer):
     def _raise_if_bad(self, verdict: Tensor, names: list) -> None:
         bad = [name for name, flag in zip(names, verdict.tolist()) if flag]
         if bad:
-            raise FloatingPointError(f"{type(self).__name__}: non-finite gradient in {bad[0]}"
-                                     + (f" and {len(bad) - 1} more" if len(bad) > 1 else "")
-                                     + "; no weight was changed: lower the learning rate or look at the loss")
+            more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+            raise FloatingPointError(f"{type(self).__name__}: non-finite gradient in {bad[0]}{more}; no "
+                                     "weight was changed: lower the learning rate or look at the loss")
 
     def _skip_flag(self, stacks: list, grads: list) -> Tensor:
-        """0-d, non-zero where any gradient on any rank is not finite; the caller's found_inf where it is set."""
+        """0-d, non-zero where a gradient on any rank is not finite; the caller's found_inf where set."""
         found_inf = getattr(self, "found_inf", None)
         if found_inf is not None:
             return found_inf
@@ -209,7 +218,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         return stacks
 
     def _present(self) -> list:
-        """The stacks of this step. Parameters without a gradient are left out, in stacks made for the step."""
+        """The stacks of this step. Parameters without a gradient are left out, in stacks made for it."""
         if self._stacks is None:
             self._stacks = self._build()
         stacks = []
@@ -218,7 +227,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
             if self.world_size > 1 or len(keep) == len(stack.params):
                 stacks.append(stack)
             elif keep:
-                part = Stack(stack.group, [stack.params[i] for i in keep], [stack.names[i] for i in keep], 0, 1)
+                params, names = ([of[i] for i in keep] for of in (stack.params, stack.names))
+                part = Stack(stack.group, params, names, 0, 1)
                 part.state = {name: value[keep] for name, value in stack.state.items()}
                 part.whole = stack, keep
                 stacks.append(part)
@@ -254,7 +264,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         if self.world_size == 1:
             return everyone, None
         mine = everyone.new_empty((stack.per_rank, *everyone.shape[1:]))
-        return mine, dist.reduce_scatter_tensor(mine, everyone, group=self.process_group, async_op=True)
+        return mine, _reduce_scatter(mine, everyone, group=self.process_group, async_op=True)
 
     def _update(self, stack: Stack, grad: Tensor, work, skip: Tensor) -> Tensor:
         """The new weights of the owned matrices, padded to the rank's slots."""
@@ -271,7 +281,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
         if self._compiled is None:
             # dynamic=False: a stack's shape never changes, so each is compiled once and for good.
             self._compiled = torch.compile(run_chain, dynamic=False) if weight.is_cuda else run_chain
-        new = self._compiled(self.chain, weight[:count], grad[:count], stack.state, scalars, group["balance"], skip)
+        new = self._compiled(self.chain, weight[:count], grad[:count], stack.state, scalars,
+                             group["balance"], skip)
         if stack.whole is not None:
             whole, keep = stack.whole
             for name, value in stack.state.items():
@@ -282,7 +293,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         if self.world_size == 1:
             return mine, None
         full = mine.new_empty((stack.per_rank * self.world_size, *mine.shape[1:]))
-        return full, dist.all_gather_into_tensor(full, mine.contiguous(), group=self.process_group, async_op=True)
+        return full, _all_gather(full, mine.contiguous(), group=self.process_group, async_op=True)
 
     # ------------------------------------------------------------------ state
 
@@ -305,7 +316,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
             self.state = own
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Load a complete state saved at any world size; each rank keeps what it owns, from the next step on."""
+        """Load a complete state saved at any world size; from the next step each rank keeps what it owns."""
         super().load_state_dict(state_dict)
         self._stacks = None
 

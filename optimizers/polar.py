@@ -6,11 +6,11 @@ from G / |G|_F so that all of them lie in (0, 1]:
 
     tall:  A = X'X,  X <- a X + X (b A + c A^2)          wide:  A = XX',  X <- a X + (b A + c A^2) X
 
-method     | steps | matmul FLOPs of an n x n, 4n x n matrix (n^3) | singular values end in   | safe precisions
------------|-------|-----------------------------------------------|--------------------------|----------------
-quintic12  | 12    | 72, 216                                       | 1 +- .005 above 1e-2     | bfloat16, float32
-quintic5   | 5     | 30, 90                                        | 0.68..1.13 above 1e-2    | bfloat16, float32
-exact      | SVD   | -                                             | 1, also the smallest     | computed in float64
+method    | steps | matmul FLOPs / n^3 of n x n, 4n x n | singular values end in | safe precisions
+----------|-------|-------------------------------------|------------------------|--------------------
+quintic12 | 12    | 72, 216                             | 1 +- .005 above 1e-2   | bfloat16, float32
+quintic5  | 5     | 30, 90                              | 0.68..1.13 above 1e-2  | bfloat16, float32
+exact     | SVD   | -                                   | 1, also the smallest   | computed in float64
 
 Singular values below about 3e-4 of |G|_F are not finished by quintic12, and a zero one stays zero.
 """
@@ -39,13 +39,13 @@ def polar(G: Tensor, method: str = "quintic12", dtype: torch.dtype | None = None
         raise ValueError(f"polar: unknown method {method!r}; known: {', '.join(METHODS)}")
     if method == "exact":
         U, S, Vh = torch.linalg.svd(G.double(), full_matrices=False)
-        tiny = S[..., :1] * 1e-12  # a zero singular value has no direction: leave it zero, as the iterations do
+        tiny = S[..., :1] * 1e-12  # a zero singular value has no direction: it stays zero, as it does below
         return (U * (S > tiny).unsqueeze(-2) @ Vh).to(G.dtype)
     if dtype is None:
         dtype = torch.bfloat16 if G.is_cuda else torch.promote_types(G.dtype, torch.float32)
     rows, cols = G.shape[-2:]
     X = G.reshape(-1, rows, cols).to(torch.promote_types(G.dtype, torch.float32))
-    # The norm is taken in float32 before any cast, and clamped only against exact zero: scale must not matter.
+    # The norm is taken in float32 before any cast, clamped only against exact zero: scale must not matter.
     norm = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True)
     X = (X / norm.clamp(min=torch.finfo(X.dtype).tiny)).to(dtype)
     for a, b, c in COEFFICIENTS[method]:

@@ -1,7 +1,7 @@
 """Named recipes: every constant of a run in one place, with where it comes from.
 
-RECIPES[name] is the recipe of the 124M tracks. `.on[track]` holds the fields that differ on another track, by
-their dotted names; `resolve(name, track)` applies them.
+RECIPES[name] is the recipe of the 124M tracks. `.on[track]` holds the fields that differ on another track,
+by their dotted names; `resolve(name, track)` applies them.
 """
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 
@@ -69,10 +69,10 @@ class Recipe:
         for name, low, high in (("steps", 1, self.schedule_steps), ("cooldown_frac", 0, 1),
                                 ("warmup_steps", 0, float("inf")), ("weight_decay", 0, float("inf"))):
             if not low <= getattr(self, name) <= high:
-                raise ValueError(f"recipe.{name} must lie in {low}..{high}, got {getattr(self, name)}"
-                                 + ("; raise recipe.schedule_steps too" if name == "steps" and self.steps > 0 else ""))
-        for name, value in (("lr", self.lr), ("aux.embed_lr", self.aux.embed_lr), ("aux.head_lr", self.aux.head_lr),
-                            ("aux.vector_lr", self.aux.vector_lr)):
+                fix = "; raise recipe.schedule_steps too" if name == "steps" and self.steps > 0 else ""
+                raise ValueError(f"recipe.{name} must lie in {low}..{high}, got {getattr(self, name)}{fix}")
+        for name, value in (("lr", self.lr), ("aux.embed_lr", self.aux.embed_lr),
+                            ("aux.head_lr", self.aux.head_lr), ("aux.vector_lr", self.aux.vector_lr)):
             if not 0 <= value < float("inf"):
                 raise ValueError(f"recipe.{name} must be a finite number of at least 0, got {value}")
 
@@ -124,7 +124,7 @@ RECIPES = {recipe.name: recipe for recipe in (
 def with_field(target, dotted: str, change):
     """A copy of a (nested) dataclass with the field `dotted` set to change(its type, its value).
 
-    "lr", "aux.embed_lr", "matrices.BalancedPolar.beta": a tuple of stages is entered by a stage's class name.
+    "lr", "aux.embed_lr", "matrices.BalancedPolar.beta": a tuple of stages is entered by a class name.
     Raises KeyError(part, known names) for an unknown part.
     """
     head, _, rest = dotted.partition(".")

@@ -53,6 +53,9 @@ def command(main):
             if not refusal.everywhere or os.environ.get("LOCAL_RANK", "0") == "0":
                 print(f"{name}: {refusal}", file=sys.stderr, flush=True)
             return refusal.code
+        except BrokenPipeError:  # the reader of a pipe has seen enough: `... --list | head -1`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
         except OSError as error:  # a full disk, a missing permission, a path that is a folder
             print(f"{name}: {error.strerror or error}: {error.filename or 'no file named'}; "
                   "free the space or mend the path and run the command again", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What a log says about where a run happened: versions, hardware, sources, git state. No names of hosts or users."""
+"""What a log says about where a run happened: versions, hardware, sources, git. No host or user names."""
 import hashlib
 import json
 import os
@@ -15,8 +15,8 @@ from .world import World
 
 # Dense bfloat16 peak in FLOP/s by a part of the device's name, from the makers' data sheets.
 PEAK_FLOPS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "GH200": 989e12,
-              "H800": 989e12, "B200": 2250e12, "A100": 312e12, "A800": 312e12, "A40": 149.7e12, "L40S": 362e12,
-              "L4": 121e12, "RTX 4090": 165.2e12, "RTX 3090": 71e12, "A10": 125e12}
+              "H800": 989e12, "B200": 2250e12, "A100": 312e12, "A800": 312e12, "A40": 149.7e12,
+              "L40S": 362e12, "L4": 121e12, "RTX 4090": 165.2e12, "RTX 3090": 71e12, "A10": 125e12}
 
 
 def peak_flops(device_name: str) -> float | None:
@@ -77,11 +77,13 @@ def loaded_sources(root: Path) -> dict[str, str]:
     found = {}
     for module in list(sys.modules.values()):
         path = getattr(module, "__file__", None)
-        if not path or not path.endswith(".py") or not os.path.isabs(path):  # torch has made-up relative ones
+        if not path or not path.endswith(".py") or not os.path.isabs(path):  # torch has made-up ones
             continue
         path = Path(path).resolve()
-        if path.is_relative_to(root) and not any(part.startswith(".") for part in path.relative_to(root).parts):
-            found[path.relative_to(root).as_posix()] = path.read_text(encoding="utf-8")
+        if path.is_relative_to(root):
+            inner = path.relative_to(root)
+            if not any(part.startswith(".") for part in inner.parts):
+                found[inner.as_posix()] = path.read_text(encoding="utf-8")
     return dict(sorted(found.items()))
 
 
@@ -101,9 +103,9 @@ def command_line(argv: list[str]) -> str:
     return " ".join(kept)
 
 
-def write_header(log: LogWriter, root: Path, world: World, argv: list, track: dict, recipe: dict, seeds: list,
-                 data: dict) -> None:
-    """The sources of the run and its `run` event, from plain JSON; `data` holds what shards.inspect found."""
+def write_header(log: LogWriter, root: Path, world: World, argv: list, track: dict, recipe: dict,
+                 seeds: list, data: dict) -> None:
+    """The sources of the run and its `run` event, from plain JSON; `data` is what shards.inspect found."""
     sources = loaded_sources(root)
     for path, text in sources.items():
         log.source(path, text)

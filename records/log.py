@@ -1,4 +1,4 @@
-"""The record log: one plain text file a run, appended and flushed event by event, each event hashed onto the last.
+"""The record log: one plain text file a run, flushed event by event, each event hashed onto the last.
 
     @ log {"format": 1, ...} #5f0c2a7b9d3e4f61
     @ source {"path": "train_gpt.py", "lines": 612, "sha256": "..."} #...      then those lines, verbatim
@@ -7,10 +7,11 @@
     step:<step>/<steps> val_loss:<nats> train_time:<s>s step_avg:<ms>ms seed:<k> #...
     @ end {"status": "complete", ...} #...
 
-The hash behind an event is the start of sha256(hash of the event before it + the line), so an edit, a splice or a
-dropped line is found; a source's lines are covered by the sha256 in its event. Whoever edits a log can compute
-the hashes again: they show that a log is consistent, only a replay shows that it is true. A log without an `end`
-event is incomplete. The `step:` lines stand at column 0, as modded-nanogpt's own parser reads them.
+The hash behind an event is the start of sha256(hash of the event before it + the line), so an edit, a splice
+or a dropped line is found; a source's lines are covered by the sha256 in its event. Whoever edits a log can
+compute the hashes again: they show that a log is consistent, only a replay shows that it is true. A log
+without an `end` event is incomplete. The `step:` lines stand at column 0, as modded-nanogpt's own parser
+reads them.
 """
 import gzip
 import hashlib
@@ -28,8 +29,8 @@ from .cli import Refusal
 FORMAT = 1
 MAX_BYTES = 256 * 2**20  # of text; a log is some hundred kilobytes
 EVENT = re.compile(r"@ ([a-z_]+) (\{.*\}) #([0-9a-f]{16})")
-STEP = re.compile(r"step:(\d+)/(\d+) val_loss:(\d+\.\d+|nan|inf) train_time:(\d+\.\d+)s step_avg:(\d+\.\d+)ms"
-                  r" seed:(\d+)((?: [a-z_]+:\S+)*) #([0-9a-f]{16})")
+STEP = re.compile(r"step:(\d+)/(\d+) val_loss:(\d+\.\d+|nan|inf) train_time:(\d+\.\d+)s "
+                  r"step_avg:(\d+\.\d+)ms seed:(\d+)((?: [a-z_]+:\S+)*) #([0-9a-f]{16})")
 
 
 def link(before: str, line: str) -> str:
@@ -43,7 +44,7 @@ def now() -> str:
 
 
 def lock_folder(folder: Path):
-    """Make `folder` and hold its lock until the returned file is closed or the process ends; Refusal if held."""
+    """Make `folder`, lock it until the returned file is closed or the process ends; Refusal if held."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "w")
@@ -56,7 +57,8 @@ def lock_folder(folder: Path):
     except ImportError:  # no flock on Windows: the folder is then not guarded
         pass
     except OSError:
-        raise Refusal(f"another run is writing in {folder}; wait for it, or choose another --log-dir") from None
+        raise Refusal(f"another run is writing in {folder}; wait for it, or choose "
+                      "another --log-dir") from None
     return lock
 
 
@@ -71,7 +73,8 @@ class LogWriter:
         try:
             self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
         except OSError as error:
-            raise Refusal(f"cannot write the log {path} ({error.strerror}); choose another --log-dir") from None
+            raise Refusal(f"cannot write the log {path} ({error.strerror}); choose "
+                          "another --log-dir") from None
         self._line(f"@ log {json.dumps(dict(format=FORMAT, started=now()))}")
 
     def _line(self, line: str, body: str = "") -> None:
@@ -86,8 +89,8 @@ class LogWriter:
         except OSError as error:
             with suppress(OSError):
                 os.ftruncate(self.file, size)
-            raise Refusal(f"cannot write the log {self.path} ({error.strerror}); what is written so far is whole; "
-                          "free space and run again", everywhere=False) from None
+            raise Refusal(f"cannot write the log {self.path} ({error.strerror}); what is written so far is "
+                          "whole; free space and run again", everywhere=False) from None
 
     def event(self, kind: str, **data) -> None:
         """Append one event; `data` must be plain JSON."""
@@ -99,7 +102,8 @@ class LogWriter:
         header = dict(path=path, lines=text.count("\n"), sha256=hashlib.sha256(text.encode()).hexdigest())
         self._line(f"@ source {json.dumps(header)}", body=text)
 
-    def validation(self, step: int, steps: int, val_loss: float, train_time: float, seed: int, **more) -> None:
+    def validation(self, step: int, steps: int, val_loss: float, train_time: float, seed: int,
+                   **more) -> None:
         """Append one validation: loss in nats, train_time in seconds of the training clock."""
         step_avg = 1000 * train_time / step if step else 0.0
         extra = "".join(f" {key}:{value}" for key, value in more.items())
@@ -126,7 +130,7 @@ class Point:
 
 @dataclass
 class Log:
-    """What a log says, and what is wrong with it: `problems` holds (line, what), empty for a consistent log."""
+    """What a log says, and what is wrong: `problems` holds (line, what), empty for a consistent log."""
 
     path: Path
     header: dict = field(default_factory=dict)               # the `run` event
@@ -138,13 +142,14 @@ class Log:
 
 
 def read_text(path: Path) -> str:
-    """The text of a .txt, .gz or .xz log. Refusal for what cannot be read or is larger than 256 MB unpacked."""
+    """The text of a .txt, .gz or .xz log. Refusal where it cannot be read or is over 256 MB unpacked."""
     opener = {".gz": gzip.open, ".xz": lzma.open}.get(Path(path).suffix, open)
     try:
         with opener(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
     except (OSError, EOFError, lzma.LZMAError) as error:
-        raise Refusal(f"{path}: cannot read this log ({getattr(error, 'strerror', None) or error})") from None
+        reason = getattr(error, "strerror", None) or error
+        raise Refusal(f"{path}: cannot read this log ({reason})") from None
     if len(data) > MAX_BYTES:
         raise Refusal(f"{path}: more than {MAX_BYTES // 2**20} MB of text is no record log")
     try:
@@ -154,7 +159,7 @@ def read_text(path: Path) -> str:
 
 
 def read_log(path: Path) -> Log:
-    """Read a record log and check its hashes, its sources and its end. Never raises for what the text says."""
+    """Read a record log, check its hashes, its sources and its end. Never raises for what the text says."""
     log = Log(Path(path))
     lines = read_text(path).split("\n")
     if lines and lines[-1] == "":
@@ -175,7 +180,8 @@ def read_log(path: Path) -> Log:
         before = mark
         if match.re is STEP:
             step, _, loss, seconds, _, seed = match.groups()[:6]
-            log.series.setdefault(int(seed), []).append(Point(int(step), float(loss), float(seconds), number))
+            point = Point(int(step), float(loss), float(seconds), number)
+            log.series.setdefault(int(seed), []).append(point)
             continue
         at += _take_event(log, number, match[1], match[2], lines[at:])
     if not log.header:
@@ -204,7 +210,8 @@ def _take_event(log: Log, number: int, kind: str, text: str, rest: list) -> int:
         count = count if isinstance(count, int) and 0 <= count <= len(rest) else 0
         source = "".join(line + "\n" for line in rest[:count])
         if hashlib.sha256(source.encode()).hexdigest() != data.get("sha256"):
-            log.problems.append((number, f"the source of {data.get('path')} does not have the sha256 it states"))
+            what = f"the source of {data.get('path')} does not have the sha256 it states"
+            log.problems.append((number, what))
         log.sources[str(data.get("path"))] = source
         return count
     return 0

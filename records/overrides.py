@@ -5,7 +5,7 @@ from .cli import Refusal, near
 
 
 def read_overrides(rest: list[str], kinds: tuple) -> list[tuple[str, str, str]]:
-    """(kind, dotted field, text) of each `--kind.field text` or `--kind.field=text`; Refusal for anything else."""
+    """(kind, dotted field, text) of each `--kind.field text` or `--kind.field=text`; Refusal for others."""
     found, rest = [], list(rest)
     while rest:
         flag, equals, text = rest.pop(0).partition("=")
@@ -19,7 +19,7 @@ def read_overrides(rest: list[str], kinds: tuple) -> list[tuple[str, str, str]]:
 
 
 def override(target, kind: str, dotted: str, text: str):
-    """A copy of the (nested) dataclass `target` with one field read from `text`, by the field's declared type."""
+    """A copy of the (nested) dataclass `target`, one field read from `text` by the field's declared type."""
 
     def change(declared, _old):
         optional = declared not in (int, float, str)

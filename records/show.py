@@ -18,6 +18,17 @@ def listing(tracks: dict, presets: dict, recipes: dict, as_json: bool) -> None:
         print(f"recipe  {name:13} {r.steps:5,} steps of a 124M track. {r.note}")
 
 
+def progress(step: int, steps: int, seconds: float, rate: float, mfu, train_loss, val_loss) -> str:
+    """One line of a run's progress: losses in nats, rate in tokens/s; what is None is left out."""
+    parts = [f"step {step}/{steps}"]
+    parts += [f"{name} {loss:.4f}" for name, loss in (("val_loss", val_loss), ("train_loss", train_loss))
+              if loss is not None]
+    if rate:
+        parts += [f"{rate:,.0f} tokens/s", *([f"mfu {mfu:.1%}"] if mfu else []), f"elapsed {seconds:.0f}s",
+                  f"left {seconds / step * (steps - step):.0f}s"]
+    return "  ".join(parts)
+
+
 def facts(found: dict, as_json: bool) -> None:
     """One fact a line, for --dry-run."""
     if as_json:
@@ -39,7 +50,8 @@ def summary(track, recipe, outcomes: list[dict], log_path, machine: str, as_json
         print(f"seed {o['seed']}: val_loss {o['val_loss']:.4f} at step {o['steps']}{target}; "
               f"{o['tokens_per_second']:,} tokens/s on {machine}")
     other = "muon" if recipe.name.startswith("aurora") else "aurora"
-    print(f"log: {log_path}\nnext: `--recipe {other}` to compare, `--seeds 0 1 2` to repeat, `--list` for all recipes")
+    print(f"log: {log_path}\nnext: `--recipe {other}` to compare, `--seeds 0 1 2` to repeat, "
+          "`--list` for all recipes")
 
 
 def start_wandb(name: str, folder, config: dict):

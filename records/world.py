@@ -1,4 +1,4 @@
-"""The processes of a run: this one's place among them, their common clock, and how they are stopped together."""
+"""The processes of a run: this one's place among them, their common clock, and how they stop together."""
 import os
 import signal
 import time
@@ -45,7 +45,8 @@ def join_world(device_type: str, sequences: int, val_sequences: int) -> World:
 
     Refusal (exit 2) where the world size does not divide the sequences of a step and of the validation.
     """
-    rank, size, local = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+    defaults = dict(RANK=0, WORLD_SIZE=1, LOCAL_RANK=0)
+    rank, size, local = (int(os.environ.get(name, default)) for name, default in defaults.items())
     fitting = [n for n in range(1, sequences + 1) if sequences % n == 0 and val_sequences % n == 0]
     if size not in fitting:
         raise Refusal(f"world size {size} does not divide the {sequences} sequences of a step; use as many "
@@ -53,8 +54,8 @@ def join_world(device_type: str, sequences: int, val_sequences: int) -> World:
     device = torch.device(device_type)
     if device_type == "cuda":
         if local >= torch.cuda.device_count():
-            raise Refusal(f"rank {rank} wants GPU {local}, this machine shows {torch.cuda.device_count()}; lower "
-                          "--nproc_per_node", everywhere=False)
+            raise Refusal(f"rank {rank} wants GPU {local}, this machine shows {torch.cuda.device_count()}; "
+                          "lower --nproc_per_node", everywhere=False)
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     if size > 1:
@@ -64,7 +65,7 @@ def join_world(device_type: str, sequences: int, val_sequences: int) -> World:
 
 
 class Clock:
-    """The training clock: seconds between start and stop, with every rank and device synchronised at both."""
+    """The training clock: seconds between start and stop, every rank and device synchronised at both."""
 
     def __init__(self, world: World):
         self.world, self.seconds, self.started = world, 0.0, None
@@ -85,7 +86,7 @@ class Clock:
 
 
 class StopSignal:
-    """Turns the first SIGINT or SIGTERM into a request that the ranks agree on at a step; a second one kills."""
+    """Turns the first SIGINT or SIGTERM into a request the ranks agree on at a step; a second one kills."""
 
     def __init__(self):
         self.number = 0
@@ -101,25 +102,3 @@ class StopSignal:
     def __exit__(self, *_):
         for number, handler in self.before.items():
             signal.signal(number, handler)
-
-
-class Deferred:
-    """A small tensor copied to the host without waiting for the device, and read one step later."""
-
-    def __init__(self):
-        self.host = self.event = self.step = None
-
-    def put(self, step: int, value: Tensor) -> None:
-        """Start the copy of what `step` found."""
-        self.step, self.host = step, value
-        if value.is_cuda:
-            self.host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
-            self.host.copy_(value, non_blocking=True)
-            self.event = torch.cuda.Event()
-            self.event.record()
-
-    def get(self) -> list | None:
-        """What was put last, waiting only for the step that found it; None before the first."""
-        if self.event is not None:
-            self.event.synchronize()
-        return None if self.host is None else self.host.tolist()

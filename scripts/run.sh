@@ -7,8 +7,9 @@ python=$root/.venv/bin/python
 usage() {
   cat <<'END'
 usage: scripts/run.sh [ARGS of train_gpt.py]
-Sets up .venv if needed, fetches the data the run needs, then trains on every visible GPU, or on the CPU where
-there is none. Without ARGS: recipe aurora on track fineweb-124m with a GPU, on track laptop without one.
+Sets up .venv if needed, fetches the data the run needs, then trains on every visible GPU, or on the CPU
+where there is none. Without ARGS: recipe aurora on track fineweb-124m with a GPU, on track laptop without
+one.
   scripts/run.sh --list      the tracks and recipes
   scripts/run.sh --dry-run   what would run, without running it
   .venv/bin/python train_gpt.py --help   all ARGS

@@ -88,7 +88,8 @@ END
 }
 
 pip_install() {
-  if PIP_USER=0 "$python" -m pip install --disable-pip-version-check --no-input --retries 2 "$@" >>"$log" 2>&1
+  if PIP_USER=0 "$python" -m pip install --disable-pip-version-check --no-input --retries 2 "$@" \
+    >>"$log" 2>&1
   then return; fi
   if grep -q 'Retrying' "$log" && ! grep -q 'No space left' "$log"; then
     die "no answer from the package registry, which set-up needs once: connect, or set pip's proxy or" \

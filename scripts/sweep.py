@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Tune lr and weight decay of recipes, one coordinate after the other, with the same number of runs for each.
+"""Tune lr and weight decay of recipes, one coordinate after the other, with equally many runs for each.
 
 First every --lr at the first --weight-decay, then every other --weight-decay at the best lr. Each run is a
-process of train_gpt.py; validation is at the first and the last step only, which makes the runs `custom`. The
-table is written after every run, and runs that it already holds are not made again.
+process of train_gpt.py; validation is at the first and the last step only, which makes the runs `custom`.
+The table is written after every run, and runs that it already holds are not made again.
 """
 import json
 import os
@@ -25,11 +25,13 @@ EXAMPLE = """example:
 
 def run_one(args, lr: float, weight_decay: float) -> dict:
     """The mean final loss over the seeds at one point of the grid."""
-    words = [sys.executable, str(ROOT / "train_gpt.py"), "--track", args.track, "--recipe", args.recipe, "--json",
-             "--seeds", *map(str, args.seeds), "--recipe.lr", str(lr), "--recipe.weight_decay", str(weight_decay),
+    words = [sys.executable, str(ROOT / "train_gpt.py"), "--track", args.track, "--recipe", args.recipe,
+             "--json", "--seeds", *map(str, args.seeds),
+             "--recipe.lr", str(lr), "--recipe.weight_decay", str(weight_decay),
              "--allow-custom", "--track.val_every", "1000000", "--track.val_every_tail", "1000000"]
     threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
-    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": threads})
+    env = {**os.environ, "OMP_NUM_THREADS": threads}
+    done = subprocess.run(words, capture_output=True, text=True, env=env)
     point = dict(lr=lr, weight_decay=weight_decay, seeds=args.seeds)
     if done.returncode:  # a run that diverges is a result: it loses
         return dict(point, val_loss=None, error=(done.stderr.strip().splitlines() or ["?"])[-1])
@@ -43,10 +45,11 @@ def sweep(args, rows: list[dict], points: list[tuple]) -> dict:
     with ThreadPoolExecutor(args.jobs) as pool:
         for row in pool.map(lambda p: run_one(args, *p), todo):
             rows.append(row)
-            print(f"{args.recipe}: lr {row['lr']} weight_decay {row['weight_decay']} val_loss {row['val_loss']}",
-                  file=sys.stderr, flush=True)
-            args.out.write_text(json.dumps(dict(track=args.track, recipe=args.recipe, seeds=args.seeds,
-                                                runs=len(rows), best=best(rows), rows=rows), indent=1) + "\n")
+            print(f"{args.recipe}: lr {row['lr']} weight_decay {row['weight_decay']} "
+                  f"val_loss {row['val_loss']}", file=sys.stderr, flush=True)
+            table = dict(track=args.track, recipe=args.recipe, seeds=args.seeds, runs=len(rows),
+                         best=best(rows), rows=rows)
+            args.out.write_text(json.dumps(table, indent=1) + "\n")
     return best(rows)
 
 
@@ -63,8 +66,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--recipe", required=True)
     parser.add_argument("--lr", type=float, nargs="+", required=True)
     parser.add_argument("--weight-decay", type=float, nargs="+", required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[100], help="not those you will report (default: 100)")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores (default: 1)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[100],
+                        help="not those you will report (default: 100)")
+    parser.add_argument("--jobs", type=int, default=1,
+                        help="runs at a time, which share the cores (default: 1)")
     parser.add_argument("--out", type=Path, required=True, help="the table, JSON")
     parser.add_argument("--json", action="store_true", help="print the table as one JSON object")
     args = parser.parse_args(argv)

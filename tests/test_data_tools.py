@@ -23,7 +23,7 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import cached_fineweb10B, sample, tokenize_text
+from data import cached_fineweb10B, read_text, sample, tokenize_text
 from data.shards import find_shards, open_shard, write_shard
 
 DATA = Path(sample.__file__).parent
@@ -175,8 +175,8 @@ def test_cutting_a_txt_changes_no_token(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "cut.txt"
     path.write_bytes(text.encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenize_text, "PIECE_BYTES", 5)
-        pieces = list(tokenize_text.read_txt(path, "a.txt", "text"))
+        patch.setattr(read_text, "PIECE_BYTES", 5)
+        pieces = list(read_text.read_txt(path, "a.txt", "text"))
     assert "".join(t for _, t in pieces) == text
     assert [opens for opens, _ in pieces] == [True] + [False] * (len(pieces) - 1)
     assert [word for _, t in pieces for word in GPT2_WORD.findall(t)] == GPT2_WORD.findall(text)

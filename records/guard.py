@@ -1,0 +1,67 @@
+"""The guard of a run: no update that is not finite is applied, and all ranks stop at the same step.
+
+A step's status is one small tensor, summed over ranks: [loss, ranks told to stop, losses not finite, and for
+each parameter the gradients not finite]. It masks the update on the device; the host reads it one step
+later, when the device is long past it, so no step waits.
+"""
+import math
+import signal
+
+import torch
+from torch import Tensor
+
+from .cli import Refusal
+from .world import StopSignal, World
+
+
+class Diverged(Refusal):
+    """A loss or a gradient was not finite."""
+
+
+class Interrupted(Refusal):
+    """SIGINT or SIGTERM."""
+
+
+class Guard:
+    """Makes, keeps and reads the status of each step of one seed."""
+
+    def __init__(self, world: World, stop: StopSignal, names: list[str], tokens_per_step: int, seed: int):
+        self.world, self.stop, self.names = world, stop, names
+        self.tokens_per_step, self.seed = tokens_per_step, seed
+        self.host = self.event = self.step = None
+
+    def put(self, step: int, loss: Tensor, grads: list[Tensor]) -> Tensor:
+        """Note the summed loss and the gradients of `step`; returns what the optimizers take as `found_inf`:
+        a 0-d tensor, non-zero where the update must be skipped, the same on every rank."""
+        largest = torch.stack([n.float() for n in torch._foreach_norm(grads, math.inf)])
+        stop = torch.tensor(float(self.stop.number != 0), device=loss.device)
+        flags = torch.cat(((~loss.isfinite()).view(1), ~largest.isfinite())).float()
+        status = self.world.sum(torch.cat((torch.stack((loss, stop)), flags)))
+        self.step, self.host = step, status
+        if status.is_cuda:
+            self.host = torch.empty(status.shape, dtype=status.dtype, pin_memory=True)
+            self.host.copy_(status, non_blocking=True)
+            self.event = torch.cuda.Event()
+            self.event.record()
+        return status[2:].sum().clamp(max=1)
+
+    def check(self) -> float | None:
+        """The mean training loss of the step noted last, None before the first.
+
+        Raises Diverged where it was not finite, Interrupted where a rank was told to stop, all ranks alike.
+        """
+        if self.host is None:
+            return None
+        if self.event is not None:
+            self.event.synchronize()
+        loss, stop, bad_loss, *bad = self.host.tolist()
+        mean = loss / self.tokens_per_step
+        if bad_loss or any(bad):
+            first = next((name for name, flag in zip(self.names, bad) if flag), "none")
+            raise Diverged(f"seed {self.seed} diverged at step {self.step}: the loss is {mean:.4f}, the "
+                           f"first non-finite gradient is that of {first}; that update was not applied and "
+                           "the weights are intact; lower the learning rate (--recipe.lr) or check the data")
+        if stop:
+            raise Interrupted(f"stopped by a signal after step {self.step + 1} of seed {self.seed}; the log "
+                              "is closed", code=128 + (self.stop.number or signal.SIGTERM))
+        return mean

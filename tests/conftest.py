@@ -1,0 +1,19 @@
+"""Fixtures of several test files."""
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # bit-equal comparisons want one thread; so do 2 cores with 4 ranks
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from data import sample  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def laptop(tmp_path_factory):
+    """The folder of the laptop track's shards."""
+    folder = tmp_path_factory.mktemp("laptop")
+    assert sample.main(["--out", str(folder)]) == 0
+    return folder

@@ -1,0 +1,374 @@
+"""Muon and Aurora: the mathematics by properties, and the behaviour of an ordinary torch optimizer."""
+import copy
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from optimizers import (RECIPES, Aurora, MatrixOptimizer, Muon, Nesterov, Polar, balanced_polar, build_optimizers,
+                        polar, resolve)
+from train_gpt import GPT, PRESETS, TRACKS
+
+ROOT = Path(__file__).resolve().parents[1]
+TALL, WIDE, SQUARE = (96, 24), (24, 96), (32, 32)
+
+
+def matrix(shape, seed=0, uneven=1.0):
+    """A random matrix whose rows differ in scale (lognormal, sigma = uneven)."""
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=g) * (uneven * torch.randn(*shape[:-1], 1, generator=g)).exp()
+
+
+def spread(norms):
+    return float(norms.std() / norms.mean())
+
+
+# ---------------------------------------------------------------- the polar factor
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=st.integers(1, 40), cols=st.integers(1, 40), batch=st.integers(1, 3), scale=st.integers(-12, 12))
+def test_polar_is_the_svds_factor_at_any_shape_and_scale(rows, cols, batch, scale):
+    G = torch.randn(batch, rows, cols, generator=torch.Generator().manual_seed(rows * 41 + cols))
+    U, S, Vh = torch.linalg.svd(G.double(), full_matrices=False)
+    if (S[:, -1] / S[:, 0]).min() < 1e-2:
+        return  # quintic12 does not promise the smallest singular values
+    for method in ("quintic12", "exact"):
+        assert torch.allclose(polar(G * 10.0**scale, method), (U @ Vh).float(), atol=1e-3), method
+
+
+@pytest.mark.parametrize("method, low, high", [("quintic12", 0.99, 1.01), ("quintic5", 0.6, 1.2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_polar_singular_values(method, low, high, dtype):
+    slack = 0.02 if dtype == torch.bfloat16 else 0
+    for shape in (TALL, WIDE):
+        s = torch.linalg.svdvals(polar(matrix(shape), method, dtype))
+        assert low - slack < s.min() and s.max() < high + slack
+
+
+def test_polar_of_zero_and_of_low_rank():
+    assert not polar(torch.zeros(3, 8, 5)).any()
+    low = torch.outer(torch.arange(1.0, 9), torch.arange(1.0, 6))
+    for method in ("quintic12", "exact"):
+        s = torch.linalg.svdvals(polar(low, method))
+        assert s[0] == pytest.approx(1, abs=1e-2) and s[1:].max() < 1e-2
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="newton.*known: quintic12"):
+        polar(torch.eye(3), "newton")
+    with pytest.raises(ValueError, match="known: quintic12"):
+        Polar("newton")
+    with pytest.raises(ValueError, match="schedule"):
+        Aurora([nn.Parameter(torch.eye(3))], lr=0.1, schedule="sometimes")
+
+
+# ---------------------------------------------------------------- the balanced polar factor
+
+
+def test_rows_become_even_as_iterations_grow_and_columns_stay_orthonormal():
+    G = matrix((256, 64), uneven=1.0)
+    muon = spread(polar(G).norm(dim=1))
+    spreads = [spread(balanced_polar(G, iterations=k).norm(dim=1)) for k in (1, 2, 3, 5)]
+    assert muon > 0.3 and spreads[0] < 0.12 and spreads[1] < 0.05 and spreads[2] < 0.02
+    assert spreads == sorted(spreads, reverse=True)
+    U = balanced_polar(G)
+    assert torch.allclose(U.T @ U, torch.eye(64), atol=2e-2)
+    assert U.norm(dim=1).mean() == pytest.approx(math.sqrt(64 / 256), rel=1e-2)
+
+
+@pytest.mark.parametrize("balance, tall, wide", [("rows", "rows", None), ("columns", None, "columns"),
+                                                 ("long", "rows", "columns"), (None, None, None)])
+def test_which_side_is_balanced(balance, tall, wide):
+    for shape, side in ((TALL, tall), (WIDE, wide), (SQUARE, None)):
+        G = matrix(shape)
+        if shape == WIDE:
+            G = matrix(TALL).T
+        U = balanced_polar(G, balance)
+        if side is None:
+            assert torch.equal(U, polar(G))
+        else:
+            assert spread(U.norm(dim=1 if side == "rows" else 0)) < 0.05
+    assert torch.allclose(balanced_polar(matrix(TALL), "long"), balanced_polar(matrix(TALL).T, "long").T, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), exponent=st.integers(-12, 12), k=st.integers(1, 3))
+def test_equivariance(seed, exponent, k):
+    G = matrix((40, 12), seed)
+    U = balanced_polar(G, iterations=k)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(seed))
+    assert torch.allclose(balanced_polar(G[order], iterations=k), U[order], atol=1e-3)
+    Q = polar(torch.randn(12, 12, generator=torch.Generator().manual_seed(seed + 1)).double(), "exact").float()
+    assert torch.allclose(balanced_polar(G @ Q, iterations=k), U @ Q, atol=5e-3)
+    assert torch.allclose(balanced_polar(G * 10.0**exponent, iterations=k), U, atol=1e-4)
+    if k == 1:  # the first D undoes any positive scale of the rows
+        scale = torch.rand(40, 1, generator=torch.Generator().manual_seed(seed)) + 0.1
+        assert torch.allclose(balanced_polar(G * scale, iterations=1), U, atol=1e-3)
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 8])
+def test_zero_rows_and_zero_matrices_stay_zero(iterations):
+    G = matrix((2, 40, 12))
+    G[0, ::3] = 0
+    G[1] = 0
+    U = balanced_polar(G, iterations=iterations)
+    assert U.isfinite().all() and not U[0, ::3].any() and not U[1].any()
+    assert U[0, 1::3].norm(dim=1).min() > 0.1
+
+
+@pytest.mark.parametrize("uneven, rank", [(3.0, 12), (0.0, 2), (1.0, 1)])
+def test_hostile_matrices_stay_bounded(uneven, rank):
+    G = matrix((64, rank), 1, uneven) @ matrix((rank, 16), 2, 0) + 1e-6 * matrix((64, 16), 3, 0)
+    G[5:9] *= 1e-6
+    for iterations in (1, 2, 3):
+        assert torch.linalg.svdvals(balanced_polar(G, iterations=iterations)).max() < 1.2
+
+
+# ---------------------------------------------------------------- the published updates, three steps
+
+
+def published(kind, W, grads, lr, wd, mu=0.95):
+    """The formulas of the Muon page and of the Aurora release, one matrix at a time, in float32."""
+    W, M = W.clone(), torch.zeros_like(W)
+    rows, cols = W.shape
+    for g in grads:
+        M = M.lerp(g, 1 - mu)
+        u = g.lerp(M, mu)
+        if kind == "aurora" and rows != cols:
+            G = u if rows > cols else u.T
+            D = 1 / G.norm(dim=1, keepdim=True)
+            U = polar(D * G)
+            D = D * ((min(W.shape) / max(W.shape)) / U.square().sum(1, keepdim=True)) ** 0.5
+            U = polar(D * G) if rows > cols else polar(D * G).T
+        else:
+            U = polar(u)
+        W = W * (1 - lr * wd) - lr * max(1, rows / cols) ** 0.5 * U
+    return W
+
+
+@pytest.mark.parametrize("shape", [TALL, WIDE, SQUARE])
+@pytest.mark.parametrize("kind", ["muon", "aurora"])
+def test_three_steps_are_the_published_ones(kind, shape):
+    W, grads = matrix(shape, 1), [matrix(shape, seed) for seed in (2, 3, 4)]
+    p = nn.Parameter(W.clone())
+    optimizer = Muon([p], lr=0.05) if kind == "muon" else Aurora([p], lr=0.05, balance="long")
+    for g in grads:
+        p.grad = g.clone()
+        optimizer.step()
+        assert torch.equal(p.grad, g)  # the caller's gradient is not written
+    assert torch.allclose(p, published(kind, W, grads, 0.05, 0.025), atol=1e-5)
+
+
+def test_stacks_equal_single_matrices():
+    shapes = [TALL, WIDE, TALL, SQUARE, TALL]
+    together = [nn.Parameter(matrix(s, i)) for i, s in enumerate(shapes)]
+    alone = [nn.Parameter(p.detach().clone()) for p in together]
+    optimizers = [Aurora(together, lr=0.1), *(Aurora([p], lr=0.1) for p in alone)]
+    for step in range(3):
+        for i, (a, b) in enumerate(zip(together, alone)):
+            a.grad = matrix(a.shape, 10 * step + i)
+            b.grad = a.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for a, b in zip(together, alone):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+# ---------------------------------------------------------------- an ordinary torch optimizer
+
+
+def three(optimizer=Aurora, **options):
+    shapes = ("tall", TALL), ("wide", WIDE), ("also", TALL)
+    model = {name: nn.Parameter(matrix(s, i)) for i, (name, s) in enumerate(shapes)}
+    return model, optimizer(list(model.items()), lr=0.1, **options)
+
+
+def give(model, seed):
+    for i, p in enumerate(model.values()):
+        p.grad = matrix(p.shape, 100 * seed + i)
+
+
+@pytest.mark.parametrize("optimizer", [Muon, Aurora])
+def test_a_saved_state_continues_identically(optimizer):
+    model, first = three(optimizer)
+    for step in range(3):
+        give(model, step)
+        first.step()
+    twin = copy.deepcopy(model)
+    second = optimizer(list(twin.items()), lr=0.5)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for step in range(3, 6):
+        for m, o in ((model, first), (twin, second)):
+            give(m, step)
+            o.step()
+    assert all(torch.equal(model[k], twin[k]) for k in model)
+    state = first.state_dict()["state"]
+    assert {i: s["momentum"].shape for i, s in state.items()} == {0: TALL, 1: WIDE, 2: TALL}
+
+
+def test_a_missing_gradient_leaves_weight_and_momentum():
+    model, optimizer = three()
+    give(model, 0)
+    optimizer.step()
+    give(model, 1)
+    model["also"].grad = None
+    kept, momentum = model["also"].clone(), optimizer.state[model["also"]]["momentum"].clone()
+    others = model["tall"].clone()
+    optimizer.step()
+    assert torch.equal(model["also"], kept) and torch.equal(optimizer.state[model["also"]]["momentum"], momentum)
+    assert not torch.equal(model["tall"], others)
+    give(model, 2)
+    optimizer.step()
+    assert not torch.equal(model["also"], kept)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_non_finite_gradient_changes_nothing_and_names_the_parameter(value):
+    model, optimizer = three()
+    give(model, 0)
+    optimizer.step()
+    before = {k: p.clone() for k, p in model.items()}
+    state = copy.deepcopy(optimizer.state_dict()["state"])
+    give(model, 1)
+    model["wide"].grad[2, 3] = value
+    with pytest.raises(FloatingPointError, match="Aurora: non-finite gradient in wide"):
+        optimizer.step()
+    assert all(torch.equal(before[k], model[k]) for k in model)
+    after = optimizer.state_dict()["state"]
+    assert all(torch.equal(state[i]["momentum"], after[i]["momentum"]) for i in state)
+
+
+def test_found_inf_skips_the_update():
+    model, optimizer = three()
+    give(model, 0)
+    before = {k: p.clone() for k, p in model.items()}
+    optimizer.found_inf = torch.tensor(1.0)
+    optimizer.step()
+    assert all(torch.equal(before[k], model[k]) for k in model)
+    optimizer.found_inf = torch.tensor(0.0)
+    optimizer.step()
+    assert not any(torch.equal(before[k], model[k]) for k in model)
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda: Aurora([nn.Parameter(torch.zeros(4))], lr=0.1), ["shape (4,)", "AdamW"]),
+    (lambda: Aurora([nn.Parameter(torch.zeros(2, 3, 4))], lr=0.1), ["2-D"]),
+    (lambda: Muon([nn.Parameter(torch.eye(3))], lr=-1), ["lr", "-1"]),
+    (lambda: Muon([nn.Parameter(torch.eye(3))], lr=0.1, momentum=1.0), ["momentum", "1.0"]),
+    (lambda: Muon([nn.Parameter(torch.eye(3))], lr=0.1, weight_decay=-0.1), ["weight_decay", "-0.1"]),
+    (lambda: Aurora([nn.Parameter(torch.eye(3))], lr=0.1, balance="row"), ["balance", "row"]),
+    (lambda: Aurora([nn.Parameter(torch.eye(3))], lr=0.1, iterations=0), ["iterations", "0"]),
+    (lambda: Aurora([nn.Parameter(torch.eye(3))], lr=0.1, beta=2.0), ["beta", "2.0"]),
+    (lambda: Aurora([("head.bias", nn.Parameter(torch.zeros(4)))], lr=0.1), ["head.bias"]),
+])
+def test_bad_arguments(make, words):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_a_sparse_gradient_is_refused():
+    embedding = nn.Embedding(5, 3, sparse=True)
+    optimizer = Muon(embedding.parameters(), lr=0.1)
+    embedding(torch.tensor([1])).sum().backward()
+    with pytest.raises(ValueError, match="sparse"):
+        optimizer.step()
+
+
+def test_closure_groups_schedulers_and_no_momentum():
+    model, _ = three()
+    optimizer = Muon([dict(params=[model["tall"]], lr=0.3), dict(params=[model["wide"], model["also"]])], lr=0.1,
+                     momentum=0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+    before = {k: p.clone() for k, p in model.items()}
+
+    def closure():
+        assert torch.is_grad_enabled()
+        give(model, 0)
+        return torch.tensor(7.0)
+
+    assert optimizer.step(closure) == 7
+    scheduler.step()
+    assert [g["lr"] for g in optimizer.param_groups] == [0.15, 0.05]
+    moved = {k: (before[k] * (1 - lr * 0.025) - model[k]) / lr for k, lr in (("tall", 0.3), ("wide", 0.1))}
+    assert torch.allclose(moved["tall"], 2 * polar(matrix(TALL, 0)), atol=1e-4)  # sqrt(96 / 24) = 2
+    assert torch.allclose(moved["wide"], polar(matrix(WIDE, 1)), atol=1e-4)
+
+
+def test_low_precision_weights():
+    p = nn.Parameter(matrix(TALL).bfloat16())
+    optimizer = Aurora([p], lr=0.1)
+    p.grad = matrix(TALL, 1).bfloat16()
+    before = p.detach().clone()
+    optimizer.step()
+    assert p.dtype == torch.bfloat16 and not torch.equal(p, before) and p.isfinite().all()
+
+
+# ---------------------------------------------------------------- recipes and roles
+
+
+@pytest.mark.parametrize("track", ["laptop", "350m"])
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_every_parameter_has_one_optimizer_and_its_role(name, track):
+    with torch.device("meta"):
+        model = GPT({**TRACKS, **PRESETS}[track].model)
+    recipe = resolve(name, track)
+    optimizers = build_optimizers(model, recipe)
+    owned = [p for o in optimizers for g in o.param_groups for p in g["params"]]
+    assert len(owned) == len(set(owned)) == len(list(model.parameters()))
+    lrs = {id(p): g["lr"] for o in optimizers for g in o.param_groups for p in g["params"]}
+    assert lrs[id(model.embed.weight)] == recipe.aux.embed_lr and lrs[id(model.proj.weight)] == recipe.aux.head_lr
+    assert lrs[id(model.norm1.gains)] == recipe.aux.vector_lr
+    assert lrs[id(model.blocks[0].attn.proj.weight)] == recipe.lr
+    if name == "aurora":
+        balance = {id(p): g["balance"] for g in optimizers[1].param_groups for p in g["params"]}
+        mlp = model.blocks[0].mlp
+        tall = [mlp.fc] if track == "laptop" else [mlp.gate, mlp.up]
+        assert [balance[id(m.weight)] for m in tall] == ["rows"] * len(tall)
+        assert balance[id(model.blocks[0].attn.q.weight)] is None
+
+
+def test_the_published_constants():
+    muon, aurora, adamw = (RECIPES[name] for name in ("muon", "aurora", "adamw"))
+    assert (muon.lr, muon.weight_decay, muon.steps, muon.cooldown_frac, muon.momentum) == (0.025, 0.05, 3250, 0.7, 0.95)
+    assert (aurora.lr, aurora.weight_decay, aurora.steps) == (0.035, 0.025, 3250)
+    for aux in (muon.aux, aurora.aux):
+        assert (aux.embed_lr, aux.head_lr, aux.vector_lr, aux.weight_decay) == (0.7, 0.004, 0.015, 0.001)
+        assert (aux.beta1, aux.beta2, aux.eps) == (0.8, 0.95, 1e-10)
+    assert (adamw.lr, adamw.weight_decay, adamw.steps, adamw.warmup_steps) == (0.0015, 0.1, 5625, 250)
+    assert (adamw.matrices.beta1, adamw.matrices.beta2, adamw.matrices.eps) == (0.9, 0.95, 1e-10)
+    assert (adamw.aux.embed_lr, adamw.aux.head_lr, adamw.aux.vector_lr, adamw.aux.weight_decay) == (0.3, 1 / 320, 0.01, 0)
+
+
+def test_a_model_with_other_names_is_refused():
+    with pytest.raises(ValueError, match="no role for weight"):
+        build_optimizers(nn.Linear(3, 4), RECIPES["muon"])
+
+
+def test_a_chain_of_ones_own():
+    class Sign(Polar):
+        def __call__(self, update, ctx):
+            return update.sign()
+
+    p = nn.Parameter(torch.zeros(4, 3))
+    optimizer = MatrixOptimizer([p], (Nesterov(), Sign()), lr=0.5)
+    p.grad = torch.full((4, 3), -2.0)
+    optimizer.step()
+    assert (p == 0.5).all()
+
+
+def test_the_module_works_alone(tmp_path):
+    shutil.copytree(ROOT / "optimizers", tmp_path / "optimizers", ignore=shutil.ignore_patterns("__pycache__"))
+    code = ("import torch; from optimizers import Aurora; m = torch.nn.Linear(8, 32); o = Aurora([m.weight], lr=.1)\n"
+            "m(torch.ones(2, 8)).sum().backward(); o.step(); print(m.weight.isfinite().all().item())")
+    done = subprocess.run([sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{code}"],
+                          capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.stdout == "True\n", done.stderr

@@ -1,0 +1,87 @@
+"""Sharded over ranks (gloo, real processes): bit-equal weights and a state that any world size can load."""
+import os
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from optimizers import Aurora
+
+SHAPES = [(48, 16), (16, 48), (48, 16), (24, 24), (48, 16), (24, 24), (48, 16)]  # uneven: 4, 1 and 2 of a shape
+
+
+def parameters():
+    g = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(s, generator=g)) for s in SHAPES]
+
+
+def worker(rank, world, port, folder, load, steps, bad):
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    params = parameters()
+    optimizer = Aurora([(f"p{i}", p) for i, p in enumerate(params)], lr=0.1, process_group=dist.group.WORLD)
+    if load:
+        saved = torch.load(load, weights_only=True)
+        optimizer.load_state_dict(saved["optimizer"])
+        for p, value in zip(params, saved["params"]):
+            p.data.copy_(value)
+    error = None
+    for step in range(*steps):
+        g = torch.Generator().manual_seed(1000 + step)
+        for p in params:  # the ranks' gradients sum to the same on every world size, exactly
+            p.grad = torch.randn(p.shape, generator=g) / world
+        if bad and rank == world - 1:
+            params[3].grad[0, 0] = float("nan")
+        try:
+            optimizer.step()
+        except FloatingPointError as raised:
+            error = str(raised)
+    owned = sum(len(s) > 0 for s in optimizer.state.values())
+    state = optimizer.state_dict()
+    torch.save(dict(params=[p.data for p in params], optimizer=state, owned=owned, error=error),
+               f"{folder}/rank{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def train(world, folder, load=None, steps=(0, 3), bad=False):
+    """Every rank's outcome."""
+    folder.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(worker, (world, port, str(folder), load, steps, bad), nprocs=world)
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    return train(1, tmp_path_factory.mktemp("single") / "0")[0]
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_weights_are_bit_equal_and_the_state_is_complete(single, tmp_path, world):
+    ranks = train(world, tmp_path / "a")
+    for found in ranks:
+        assert all(torch.equal(a, b) for a, b in zip(found["params"], single["params"]))
+        assert all(torch.equal(found["optimizer"]["state"][i]["momentum"], s["momentum"])
+                   for i, s in single["optimizer"]["state"].items())
+    assert sum(found["owned"] for found in ranks) == len(SHAPES)  # each momentum lives on one rank
+
+
+def test_a_state_saved_at_one_world_size_continues_at_another(tmp_path):
+    whole = train(1, tmp_path / "whole", steps=(0, 6))[0]
+    train(2, tmp_path / "two", steps=(0, 2))
+    train(4, tmp_path / "four", load=str(tmp_path / "two/rank1.pt"), steps=(2, 4))
+    last = train(1, tmp_path / "one", load=str(tmp_path / "four/rank3.pt"), steps=(4, 6))[0]
+    assert all(torch.equal(a, b) for a, b in zip(last["params"], whole["params"]))
+
+
+def test_one_ranks_bad_gradient_stops_every_rank(tmp_path):
+    for found in train(2, tmp_path / "a", steps=(0, 1), bad=True):
+        assert "non-finite gradient in p3" in found["error"]
+        assert all(torch.equal(a, b) for a, b in zip(found["params"], parameters()))
