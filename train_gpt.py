@@ -6,7 +6,7 @@
 A track fixes what may not change (data, model, tokens per step, target), a recipe holds what may
 (optimizers/recipes.py), and the run writes one self-contained record log (records/log.py). World size and
 micro-batch only split the work. This file reads top to bottom: model, tracks, initialisation and schedule,
-command line, micro-batch and warm-up, step and guard, validation, one seed, signals, main.
+command line, data, micro-batch and warm-up, step, validation, one seed, main.
 """
 import argparse
 import hashlib
@@ -27,10 +27,10 @@ from data import shards
 from optimizers import RECIPES, MatrixOptimizer, Recipe, build_optimizers, resolve
 from records import show
 from records.cli import Parser, Refusal, command, near
-from records.environment import peak_flops, write_header
+from records.environment import peak_flops, without_folders, write_header
 from records.log import LogWriter, lock_folder
 from records.overrides import override, read_overrides
-from records.guard import Diverged, Guard, Interrupted
+from records.guard import Diverged, Guard
 from records.world import Clock, StopSignal, World, join_world
 
 ROOT = Path(__file__).resolve().parent
@@ -132,9 +132,11 @@ class GPT(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         dim, head_dim, mlp = config.model_dim, config.head_dim, config.mlp
-        if dim % head_dim or head_dim % 4 or mlp not in ("relu2", "swiglu"):
+        if head_dim < 4 or head_dim % 4 or dim < 1 or dim % head_dim or mlp not in ("relu2", "swiglu"):
             raise ValueError(f"model_dim {dim} must be a multiple of head_dim {head_dim}, that of 4, and "
                              f"mlp {mlp!r} relu2 or swiglu")
+        if config.dtype not in ("float32", "bfloat16") or min(config.vocab_size, config.num_layers) < 1:
+            raise ValueError(f"dtype {config.dtype!r} must be float32 or bfloat16, the sizes at least 1")
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.model_dim, dtype=getattr(torch, config.dtype))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
@@ -174,6 +176,10 @@ class Track:
     sha256: dict = field(default_factory=dict)  # shard -> content, where the track pins it
     official: bool = True      # False for presets and for overridden tracks: on no board, may wrap epochs
 
+    @property
+    def label(self) -> str:
+        return self.name if self.official else "custom"
+
     def validates(self, step: int, recipe: Recipe) -> bool:
         in_tail = step >= (1 - self.tail) * recipe.schedule_steps
         return step == recipe.steps or step % (self.val_every_tail if in_tail else self.val_every) == 0
@@ -181,7 +187,7 @@ class Track:
     def check(self) -> None:
         """Raises ValueError naming a field that cannot be."""
         for name, tokens in (("tokens_per_step", self.tokens_per_step), ("val_tokens", self.val_tokens)):
-            if tokens < self.context or tokens % self.context or self.context < 1:
+            if self.context < 1 or tokens < self.context or tokens % self.context:
                 raise ValueError(f"track.{name} {tokens} must be a multiple of context {self.context}")
         if min(self.val_every, self.val_every_tail) < 1 or not 0 <= self.tail <= 1:
             raise ValueError("track.val_every and val_every_tail must be at least 1, and tail lie in 0..1")
@@ -321,7 +327,7 @@ def fetch_words(plan: Plan) -> str:
     if plan.track.data == "laptop":
         return "data/sample.py"
     per_shard = shards.batches_in(100_000_000, plan.track.tokens_per_step)
-    return f"data/cached_fineweb10B.py {-(-plan.recipe.steps // per_shard)}"
+    return f"data/cached_fineweb10B.py {-(-plan.recipe.steps // max(1, per_shard))}"
 
 
 def open_streams(plan: Plan, world: World) -> tuple[shards.TokenStream, shards.TokenStream]:
@@ -545,7 +551,7 @@ def train_seed(run: Run, seed: int, tracker=None) -> dict:
 def open_log(run: Run) -> None:
     """Rank 0: check the shards whole, lock the folder, and write the log's header."""
     plan, args, track, recipe = run.plan, run.plan.args, run.plan.track, run.plan.recipe
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}_{track.name if track.official else 'custom'}_{recipe.name}"
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}_{track.label}_{recipe.name}"
     run.folder = args.log_dir or ROOT / "logs" / name
     run.lock = lock_folder(run.folder)
     if shutil.disk_usage(run.folder).free < 64 * 2**20:
@@ -593,7 +599,7 @@ def dry_run(plan: Plan) -> None:
     train, _ = open_streams(plan, World(0, 1, torch.device("cpu")))
     with torch.device("meta"):
         model = GPT(track.model)
-    facts = dict(track=track.name if track.official else "custom", recipe=recipe.resolved(),
+    facts = dict(track=track.label, recipe=recipe.resolved(),
                  seeds=plan.args.seeds, device=plan.device,
                  parameters=sum(p.numel() for p in model.parameters()), steps=recipe.steps,
                  batches=len(train), shards=len(train.shards_for(recipe.steps)), data=str(plan.data_dir),
@@ -626,8 +632,7 @@ def main(argv: list[str]) -> int:
             outcomes = run_seeds(run)
         status = dict(status="complete")
     except Refusal as refusal:
-        kind = {Diverged: "diverged", Interrupted: "interrupted"}.get(type(refusal), "failed")
-        status = dict(status=kind, reason=str(refusal))
+        status = dict(status=refusal.status, reason=without_folders(str(refusal)))
         raise
     finally:
         if run.log is not None:
@@ -635,8 +640,7 @@ def main(argv: list[str]) -> int:
         if world.size > 1:
             dist.destroy_process_group()
     if world.rank == 0:
-        machine = f"{world.size} x {world.device.type}"
-        show.summary(track, plan.recipe, outcomes, run.log.path, machine, plan.args.json)
+        show.summary(track, plan.recipe, outcomes, run.log.path, world, plan.args.json)
     return 0
 
 

@@ -6,6 +6,7 @@ by their dotted names; `resolve(name, track)` applies them.
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 
 from .aurora import BalancedPolar
+from .matrix import BALANCES
 from .momentum import Nesterov
 from .muon import Polar
 from .step import AspectScale, Decay
@@ -66,15 +67,24 @@ class Recipe:
 
     def check(self) -> None:
         """Raises ValueError naming the field, its value and the remedy."""
-        for name, low, high in (("steps", 1, self.schedule_steps), ("cooldown_frac", 0, 1),
-                                ("warmup_steps", 0, float("inf")), ("weight_decay", 0, float("inf"))):
-            if not low <= getattr(self, name) <= high:
-                fix = "; raise recipe.schedule_steps too" if name == "steps" and self.steps > 0 else ""
-                raise ValueError(f"recipe.{name} must lie in {low}..{high}, got {getattr(self, name)}{fix}")
-        for name, value in (("lr", self.lr), ("aux.embed_lr", self.aux.embed_lr),
-                            ("aux.head_lr", self.aux.head_lr), ("aux.vector_lr", self.aux.vector_lr)):
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"recipe.{name} must be a finite number of at least 0, got {value}")
+        endless, aux = float("inf"), self.aux
+        adam = self.matrices if isinstance(self.matrices, AdamW) else aux
+        if not 1 <= self.steps <= self.schedule_steps:
+            raise ValueError(f"recipe.steps must lie in 1..{self.schedule_steps}, got {self.steps}; "
+                             "recipe.schedule_steps may be raised too")
+        if not 0 <= self.cooldown_frac <= 1:
+            raise ValueError(f"recipe.cooldown_frac must lie in 0..1, got {self.cooldown_frac}")
+        for name, value, end in (
+                ("warmup_steps", self.warmup_steps, endless), ("lr", self.lr, endless),
+                ("weight_decay", self.weight_decay, endless), ("momentum", self.momentum, 1),
+                ("aux.embed_lr", aux.embed_lr, endless), ("aux.head_lr", aux.head_lr, endless),
+                ("aux.vector_lr", aux.vector_lr, endless), ("aux.weight_decay", aux.weight_decay, endless),
+                *((f"{n} of AdamW", getattr(a, n), 1) for n in ("beta1", "beta2", "eps") for a in (aux, adam))):
+            if not 0 <= value < end:
+                raise ValueError(f"recipe.{name} must lie in [0, {end}), got {value}")
+        for role, side in asdict(self.balance).items():
+            if side not in BALANCES:
+                raise ValueError(f"recipe.balance.{role} must be one of {BALANCES}, got {side!r}")
 
     def resolved(self) -> dict:
         """This recipe as plain JSON, all that decides a run: what the log stores and hashes."""

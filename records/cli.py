@@ -15,7 +15,10 @@ class Refusal(Exception):
 
     code: 1 for a failed check or run, 2 for wrong usage.
     everywhere: every rank raises the same refusal, so only one of them prints it.
+    status: what the log of a run that it ends says.
     """
+
+    status = "failed"
 
     def __init__(self, message: str, code: int = 1, everywhere: bool = True):
         super().__init__(" ".join(message.split()))

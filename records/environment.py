@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ PEAK_FLOPS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 9
 
 def peak_flops(device_name: str) -> float | None:
     """Dense bfloat16 FLOP/s of a device, None where the table does not have it; the longest match counts."""
-    matches = [name for name in PEAK_FLOPS if name in device_name]
+    matches = [name for name in PEAK_FLOPS if re.search(rf"\b{name}\b", device_name)]
     return PEAK_FLOPS[max(matches, key=len)] if matches else None
 
 
@@ -74,7 +75,7 @@ def git_state(root: Path) -> dict | None:
 
 def loaded_sources(root: Path) -> dict[str, str]:
     """Path under `root` and text of every module of the project that this process has loaded."""
-    found = {}
+    found, ours = {}, ("train_gpt.py", "optimizers", "data", "records", "scripts")
     for module in list(sys.modules.values()):
         path = getattr(module, "__file__", None)
         if not path or not path.endswith(".py") or not os.path.isabs(path):  # torch has made-up ones
@@ -82,7 +83,7 @@ def loaded_sources(root: Path) -> dict[str, str]:
         path = Path(path).resolve()
         if path.is_relative_to(root):
             inner = path.relative_to(root)
-            if not any(part.startswith(".") for part in inner.parts):
+            if inner.parts[0] in ours:  # not what is installed in an environment under the root
                 found[inner.as_posix()] = path.read_text(encoding="utf-8")
     return dict(sorted(found.items()))
 
@@ -101,6 +102,11 @@ def command_line(argv: list[str]) -> str:
         elif not word.startswith(("--log-dir=", "--data-dir=")):
             kept.append(word)
     return " ".join(kept)
+
+
+def without_folders(text: str) -> str:
+    """`text` with every path cut to its last part, for a log that others read."""
+    return re.sub(r"/\S*/", "", text)
 
 
 def write_header(log: LogWriter, root: Path, world: World, argv: list, track: dict, recipe: dict,

@@ -17,9 +17,13 @@ from .world import StopSignal, World
 class Diverged(Refusal):
     """A loss or a gradient was not finite."""
 
+    status = "diverged"
+
 
 class Interrupted(Refusal):
     """SIGINT or SIGTERM."""
+
+    status = "interrupted"
 
 
 class Guard:
@@ -34,7 +38,7 @@ class Guard:
         """Note the summed loss and the gradients of `step`; returns what the optimizers take as `found_inf`:
         a 0-d tensor, non-zero where the update must be skipped, the same on every rank."""
         largest = torch.stack([n.float() for n in torch._foreach_norm(grads, math.inf)])
-        stop = torch.tensor(float(self.stop.number != 0), device=loss.device)
+        stop = torch.full_like(loss, self.stop.number != 0)  # a fill, not a copy that would wait
         flags = torch.cat(((~loss.isfinite()).view(1), ~largest.isfinite())).float()
         status = self.world.sum(torch.cat((torch.stack((loss, stop)), flags)))
         self.step, self.host = step, status

@@ -20,6 +20,7 @@ import lzma
 import os
 import re
 import time
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,14 +79,15 @@ class LogWriter:
         self._line(f"@ log {json.dumps(dict(format=FORMAT, started=now()))}")
 
     def _line(self, line: str, body: str = "") -> None:
-        self.hash = link(self.hash, line)
-        data = f"{line} #{self.hash}\n{body}".encode()
+        mark = link(self.hash, line)
+        data = f"{line} #{mark}\n{body}".encode()
         size = os.fstat(self.file).st_size
         try:
             written = 0
             while written < len(data):
                 written += os.write(self.file, data[written:])
             os.fsync(self.file)
+            self.hash = mark
         except OSError as error:
             with suppress(OSError):
                 os.ftruncate(self.file, size)
@@ -147,7 +149,7 @@ def read_text(path: Path) -> str:
     try:
         with opener(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise Refusal(f"{path}: cannot read this log ({reason})") from None
     if len(data) > MAX_BYTES:
@@ -178,6 +180,8 @@ def read_log(path: Path) -> Log:
         if mark != link(before, line[:-18]):
             log.problems.append((number, "the hash does not follow from the event before and this line"))
         before = mark
+        if log.status != "incomplete":
+            log.problems.append((number, "an event behind the end"))
         if match.re is STEP:
             step, _, loss, seconds, _, seed = match.groups()[:6]
             point = Point(int(step), float(loss), float(seconds), number)
@@ -198,8 +202,6 @@ def _take_event(log: Log, number: int, kind: str, text: str, rest: list) -> int:
     except ValueError:
         log.problems.append((number, "the event is not JSON"))
         return 0
-    if log.status != "incomplete":
-        log.problems.append((number, "an event behind the end"))
     log.events.append((number, kind, data))
     if kind == "run":
         log.header = data

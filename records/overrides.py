@@ -22,11 +22,11 @@ def override(target, kind: str, dotted: str, text: str):
     """A copy of the (nested) dataclass `target`, one field read from `text` by the field's declared type."""
 
     def change(declared, _old):
-        optional = declared not in (int, float, str)
-        if optional and text == "none":
+        options = getattr(declared, "__args__", (declared,))  # of `float | None`; else the type itself
+        if type(None) in options and text == "none":
             return None
         for wanted in (int, float, str):
-            if declared is wanted or (optional and wanted in getattr(declared, "__args__", ())):
+            if wanted in options:
                 return wanted(text)
         raise ValueError("it is a group: name a field of it")
 

@@ -37,10 +37,10 @@ def facts(found: dict, as_json: bool) -> None:
         print(f"{name:11} {value}")
 
 
-def summary(track, recipe, outcomes: list[dict], log_path, machine: str, as_json: bool) -> None:
+def summary(track, recipe, outcomes: list[dict], log_path, world, as_json: bool) -> None:
     """What happened, in a few lines or as one JSON object."""
     if as_json:
-        return print_json(dict(status="complete", track=track.name, recipe=recipe.name, target=track.target,
+        return print_json(dict(status="complete", track=track.label, recipe=recipe.name, target=track.target,
                                log=str(log_path), seeds=outcomes))
     for o in outcomes:
         target = "" if track.target is None else f"; target {track.target} not reached"
@@ -48,7 +48,7 @@ def summary(track, recipe, outcomes: list[dict], log_path, machine: str, as_json
             target = (f"; target {track.target} reached at step {o['reached']['step']} "
                       f"after {o['reached']['seconds']:.1f} s")
         print(f"seed {o['seed']}: val_loss {o['val_loss']:.4f} at step {o['steps']}{target}; "
-              f"{o['tokens_per_second']:,} tokens/s on {machine}")
+              f"{o['tokens_per_second']:,} tokens/s on {world.size} x {world.device.type}")
     other = "muon" if recipe.name.startswith("aurora") else "aurora"
     print(f"log: {log_path}\nnext: `--recipe {other}` to compare, `--seeds 0 1 2` to repeat, "
           "`--list` for all recipes")

@@ -75,7 +75,13 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if args.jobs < 1:
         raise Refusal(f"--jobs {args.jobs}: give at least 1", code=2)
-    rows = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
+    rows = []
+    if args.out.exists():
+        table = json.loads(args.out.read_text())
+        if any(table[key] != getattr(args, key) for key in ("track", "recipe", "seeds")):
+            raise Refusal(f"{args.out} is the table of recipe {table['recipe']} on {table['track']} with seeds "
+                          f"{table['seeds']}; choose another --out")
+        rows = table["rows"]
     found = sweep(args, rows, [(lr, args.weight_decay[0]) for lr in args.lr])
     found = sweep(args, rows, [(found["lr"], decay) for decay in args.weight_decay])
     if args.json:
