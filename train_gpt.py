@@ -27,7 +27,7 @@ from data import shards
 from optimizers import RECIPES, MatrixOptimizer, Recipe, build_optimizers, resolve
 from records import show
 from records.cli import Parser, Refusal, command, near
-from records.environment import peak_flops, without_folders, write_header
+from records.environment import attention_backend, peak_flops, without_folders, write_header
 from records.log import LogWriter, lock_folder
 from records.overrides import override, read_overrides
 from records.guard import Diverged, Guard
@@ -394,9 +394,9 @@ def divisor(number: int, limit: int) -> int:
 
 
 def warm_up(run: Run) -> dict:
-    """Choose the micro-batch, compile, and step twice on dummy tokens; weights are initialised anew after.
-    The micro-batch starts at min(64 sequences, the rank's share) on a GPU and is halved while any rank runs
-    out of memory. Optimizers made here are thrown away, so a run starts from just the state of its seed."""
+    """Choose the micro-batch, compile, and step twice on dummy tokens; a seed starts from new weights and
+    optimizers. On a GPU the micro-batch starts at min(64 sequences, the rank's share) and is halved while any
+    rank runs out of memory."""
     started, world, context = time.perf_counter(), run.world, run.plan.track.context
     share = run.train.local // context
     run.micro = divisor(share, 64 if world.device.type == "cuda" else max(1, 1024 // context))
@@ -418,16 +418,17 @@ def warm_up(run: Run) -> dict:
         run.model.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
         if run.micro == 1:
-            raise Refusal("one sequence a pass does not fit in the device's memory; use a larger GPU or "
-                          "more of them")
+            raise Refusal("one sequence a pass does not fit in the device's memory; use larger GPUs, or more")
         run.micro, done = divisor(share, run.micro // 2), 0
     del optimizers
     if world.device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     world.barrier()
+    config = run.plan.track.model
     return dict(seconds=round(time.perf_counter() - started, 2), micro_batch=run.micro,
-                compiled=world.device.type == "cuda")
+                compiled=world.device.type == "cuda",
+                attention=attention_backend(world.device, config.dtype, config.head_dim, context))
 
 
 ########################################

@@ -79,7 +79,8 @@ class Recipe:
                 ("weight_decay", self.weight_decay, endless), ("momentum", self.momentum, 1),
                 ("aux.embed_lr", aux.embed_lr, endless), ("aux.head_lr", aux.head_lr, endless),
                 ("aux.vector_lr", aux.vector_lr, endless), ("aux.weight_decay", aux.weight_decay, endless),
-                *((f"{n} of AdamW", getattr(a, n), 1) for n in ("beta1", "beta2", "eps") for a in (aux, adam))):
+                *((f"{n} of AdamW", getattr(a, n), 1)
+                  for n in ("beta1", "beta2", "eps") for a in (aux, adam))):
             if not 0 <= value < end:
                 raise ValueError(f"recipe.{name} must lie in [0, {end}), got {value}")
         for role, side in asdict(self.balance).items():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy
 import torch
+from torch.nn.attention import SDPBackend
 
 from .log import LogWriter, now
 from .world import World
@@ -63,6 +64,15 @@ def hardware(device: torch.device) -> dict:
     else:
         found["name"] = found["processor"]
     return found
+
+
+def attention_backend(device: torch.device, dtype: str, head_dim: int, length: int) -> str | None:
+    """The backend that scaled_dot_product_attention takes for causal heads of this shape, None if untold."""
+    try:
+        q = torch.zeros((1, 1, length, head_dim), dtype=getattr(torch, dtype), device=device, requires_grad=True)
+        return SDPBackend(torch._fused_sdp_choice(q, q, q, is_causal=True)).name.lower()
+    except (AttributeError, ValueError, RuntimeError):  # the question is torch's own, not part of its promises
+        return None
 
 
 def git_state(root: Path) -> dict | None:

@@ -79,8 +79,8 @@ def main(argv: list[str]) -> int:
     if args.out.exists():
         table = json.loads(args.out.read_text())
         if any(table[key] != getattr(args, key) for key in ("track", "recipe", "seeds")):
-            raise Refusal(f"{args.out} is the table of recipe {table['recipe']} on {table['track']} with seeds "
-                          f"{table['seeds']}; choose another --out")
+            raise Refusal(f"{args.out} is the table of recipe {table['recipe']} on {table['track']} with "
+                          f"seeds {table['seeds']}; choose another --out")
         rows = table["rows"]
     found = sweep(args, rows, [(lr, args.weight_decay[0]) for lr in args.lr])
     found = sweep(args, rows, [(found["lr"], decay) for decay in args.weight_decay])

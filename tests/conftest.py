@@ -1,7 +1,8 @@
 """Fixtures of several test files."""
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # bit-equal comparisons want one thread; so do 2 cores with 4 ranks
+# Bit-equal comparisons want one thread; so do 2 cores with 4 ranks.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -66,7 +66,8 @@ def test_every_changed_dropped_doubled_or_swapped_line_is_found(tmp_path):
             edits.append(lines[:i - 1] + [line, lines[i - 1]] + lines[i + 1:])
         for j, character in enumerate(line[:-1]):
             if character.isdigit():
-                edits.append(lines[:i] + [line[:j] + str((int(character) + 1) % 10) + line[j + 1:]] + lines[i + 1:])
+                changed = line[:j] + str((int(character) + 1) % 10) + line[j + 1:]
+                edits.append(lines[:i] + [changed] + lines[i + 1:])
     for edit in edits:
         path.write_bytes("".join(edit).encode())
         assert read_log(path).problems, "".join(edit)

@@ -46,7 +46,8 @@ def test_twenty_steps_of_muon_follow_the_reference():
         for optimizer in optimizers:
             optimizer.step()
         model.zero_grad()
-    assert GOLDEN["muon"][-1] < GOLDEN["muon"][0] - 1  # the inputs are learnable, so the comparison has teeth
+    # The inputs are learnable, so the comparison has teeth.
+    assert GOLDEN["muon"][-1] < GOLDEN["muon"][0] - 1
 
 
 @pytest.mark.parametrize("name, millions", [("fineweb-124m", 162.4), ("350m", 360.2), ("1b", 1100.2)])

@@ -10,7 +10,8 @@ from torch import nn
 
 from optimizers import Aurora
 
-SHAPES = [(48, 16), (16, 48), (48, 16), (24, 24), (48, 16), (24, 24), (48, 16)]  # uneven: 4, 1 and 2 of a shape
+# Uneven: 4, 1 and 2 of a shape.
+SHAPES = [(48, 16), (16, 48), (48, 16), (24, 24), (48, 16), (24, 24), (48, 16)]
 
 
 def parameters():

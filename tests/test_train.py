@@ -35,9 +35,11 @@ def train(capsys, laptop, folder, *args):
 
 
 def start(laptop, folder, *args, ranks=1, **more):
-    launcher = [] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    words = [sys.executable, *launcher, ROOT / "train_gpt.py", *QUICK, "--data-dir", laptop, "--log-dir", folder, *args]
-    return subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    words = [sys.executable, *(torchrun if ranks > 1 else []), ROOT / "train_gpt.py", *QUICK,
+             "--data-dir", laptop, "--log-dir", folder, *args]
+    return subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            **more)
 
 
 def losses(log):
@@ -52,8 +54,9 @@ def the_log(folder):
 
 
 def test_a_run_is_what_a_plain_loop_computes(capsys, laptop, tmp_path):
-    """Initialisation, stream, schedule, micro-batches and warm-up together change no digit of a plain loop."""
-    _, log = train(capsys, laptop, tmp_path, "--recipe", "aurora", "--seeds", "7", "--steps", "5", "--val-every", "1")
+    """Initialisation, stream, schedule, micro-batches and warm-up change no digit of a plain loop."""
+    _, log = train(capsys, laptop, tmp_path, "--recipe", "aurora", "--seeds", "7", "--steps", "5",
+                   "--val-every", "1")
     recipe, model = resolve("aurora", "laptop"), GPT(TRACKS["laptop"].model)
     initialise(model, 7)
     optimizers = build_optimizers(model, recipe)
@@ -73,8 +76,9 @@ def test_a_run_is_what_a_plain_loop_computes(capsys, laptop, tmp_path):
 
 
 def test_a_seed_in_a_batch_equals_that_seed_alone(capsys, laptop, tmp_path):
-    _, both = train(capsys, laptop, tmp_path / "both", "--recipe", "muon", "--seeds", "0", "1", "--steps", "4")
-    _, alone = train(capsys, laptop, tmp_path / "alone", "--recipe", "muon", "--seeds", "1", "--steps", "4")
+    args = ["--recipe", "muon", "--steps", "4", "--seeds"]
+    _, both = train(capsys, laptop, tmp_path / "both", *args, "0", "1")
+    _, alone = train(capsys, laptop, tmp_path / "alone", *args, "1")
     assert list(both.series) == [0, 1] and both.header["seeds"] == [0, 1]
     assert losses(both)[1] == losses(alone)[1] != losses(both)[0]
 
@@ -83,8 +87,8 @@ def test_a_seed_in_a_batch_equals_that_seed_alone(capsys, laptop, tmp_path):
 def test_world_sizes_agree(laptop, tmp_path, recipe):
     found = {}
     for ranks in (1, 2, 4):
-        process = start(laptop, tmp_path / str(ranks), "--recipe", recipe, "--steps", "10", "--val-every", "5",
-                        ranks=ranks)
+        process = start(laptop, tmp_path / str(ranks), "--recipe", recipe, "--steps", "10",
+                        "--val-every", "5", ranks=ranks)
         _, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
         found[ranks] = losses(the_log(tmp_path / str(ranks)))[0]
@@ -139,7 +143,8 @@ def test_their_parser_finds_one_series_a_seed(capsys, laptop, tmp_path):
 def test_the_log_carries_what_the_run_was(capsys, laptop, tmp_path):
     result, log = train(capsys, laptop, tmp_path, "--recipe.lr", "0.02", "--steps", "2")
     assert log.problems == [] and log.status == "complete"
-    for path in ("train_gpt.py", "optimizers/aurora.py", "optimizers/recipes.py", "data/shards.py", "records/log.py"):
+    for path in ("train_gpt.py", "optimizers/aurora.py", "optimizers/recipes.py", "data/shards.py",
+                 "records/log.py"):
         assert log.sources[path] == (ROOT / path).read_text()
     header = log.header
     assert header["recipe"]["name"] == "aurora+lr=0.02+steps=2" and header["recipe"]["lr"] == 0.02
@@ -156,8 +161,8 @@ def test_the_log_carries_what_the_run_was(capsys, laptop, tmp_path):
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_closes_the_log(laptop, tmp_path, number, code):
-    process = start(laptop, tmp_path)
-    while "step 25/" not in (line := process.stdout.readline()):
+    process = start(laptop, tmp_path, "--val-every", "2")
+    while "step 2/" not in (line := process.stdout.readline()):
         assert line, process.stderr.read()
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
@@ -182,7 +187,8 @@ def test_a_signal_stops_all_ranks_at_the_same_step(laptop, tmp_path):
 def test_divergence_stops_with_weights_intact(laptop, tmp_path, recipe):
     plan = train_gpt.parse([*QUICK, "--recipe", recipe, "--data-dir", str(laptop)])
     world = World(0, 1, torch.device("cpu"))
-    run = train_gpt.Run(plan, world, GPT(plan.track.model), *train_gpt.open_streams(plan, world), StopSignal())
+    streams = train_gpt.open_streams(plan, world)
+    run = train_gpt.Run(plan, world, GPT(plan.track.model), *streams, StopSignal())
     initialise(run.model, 0)
     optimizers, guard = run.optimizers(), run.guard(seed=4)
     for step in range(2):
@@ -192,7 +198,8 @@ def test_divergence_stops_with_weights_intact(laptop, tmp_path, recipe):
             before = [p.clone() for p in run.model.parameters()]
             state = [s.clone() for o in optimizers for p in o.state.values() for s in p.values()]
         train_gpt.update(run, optimizers, guard, step, loss, low)
-    with pytest.raises(train_gpt.Diverged, match=r"seed 4 diverged at step 1.*blocks\.2\.mlp\.fc\.weight.*intact"):
+    message = r"seed 4 diverged at step 1.*blocks\.2\.mlp\.fc\.weight.*intact"
+    with pytest.raises(train_gpt.Diverged, match=message):
         guard.check()
     assert all(torch.equal(a, b) for a, b in zip(before, run.model.parameters()))
     assert all(torch.equal(a, b) for a, b in
@@ -257,7 +264,8 @@ def test_a_world_size_that_does_not_divide(laptop, tmp_path):
 def test_missing_and_few_shards(capsys, laptop, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
-    where = ["--device", "cpu", "--track", "laptop", "--data-dir", str(data), "--log-dir", str(tmp_path / "log")]
+    where = ["--device", "cpu", "--track", "laptop", "--data-dir", str(data),
+             "--log-dir", str(tmp_path / "log")]
     assert "data/sample.py" in refused(capsys, *where, code=1)
     shards.write_shard(data / "x_val_000000.bin", torch.zeros(262144 + 2).numpy())
     shards.write_shard(data / "x_train_000001.bin", torch.zeros(4096 * 10).numpy())
@@ -336,6 +344,7 @@ def test_a_custom_run_may_wrap_epochs(capsys, laptop, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     (data / "x_val_000000.bin").write_bytes((laptop / "laptop_val_000000.bin").read_bytes())
-    shards.write_shard(data / "x_train_000001.bin", shards.open_shard(laptop / "laptop_train_000001.bin")[:9000])
+    tokens = shards.open_shard(laptop / "laptop_train_000001.bin")[:9000]
+    shards.write_shard(data / "x_train_000001.bin", tokens)
     result, log = train(capsys, data, tmp_path / "log", "--steps", "3")
     assert result["seeds"][0]["epochs"] == 1.5 and log.header["track"]["official"] is False

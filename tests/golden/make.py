@@ -39,7 +39,8 @@ def main(path: Path) -> None:
                   grad_norms={n: p.grad.float().norm().item() for n, p in model.named_parameters()}, muon=[])
     model.zero_grad()
     fill(model, zero_proj=True)
-    adam = torch.optim.AdamW([dict(params=[model.embed.weight], lr=0.7), dict(params=[model.proj.weight], lr=0.004),
+    adam = torch.optim.AdamW([dict(params=[model.embed.weight], lr=0.7),
+                              dict(params=[model.proj.weight], lr=0.004),
                               dict(params=[p for p in model.parameters() if p.ndim < 2], lr=0.015)],
                              betas=(0.8, 0.95), eps=1e-10, weight_decay=0.001, fused=True)
     muon = theirs["Muon"]([p for p in model.blocks.parameters() if p.ndim >= 2], lr=0.025, weight_decay=0.05)

@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+"""Compare the recipes of record logs: a table, paired differences with their intervals, and a picture.
+
+Logs of one track are grouped by recipe; recipes are compared with the first log's, on the seeds both have.
+"""
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from records.cli import Parser, Refusal, command, print_json  # noqa: E402
+from records.log import Log, read_log  # noqa: E402
+
+EXAMPLE = """example:
+  python scripts/report.py records/laptop/*/*.xz --out /tmp/report
+"""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito, for every eye
+DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)))
+
+
+def crossing(points: list, target: float | None) -> float | None:
+    """The step, interpolated, at which the loss first comes down to `target`; None where it never does."""
+    for before, after in zip(points, points[1:]):
+        if target is not None and after.val_loss <= target < before.val_loss:
+            share = (before.val_loss - target) / (before.val_loss - after.val_loss)
+            return before.step + share * (after.step - before.step)
+    return None
+
+
+def interval(values: list[float]) -> dict:
+    """n, mean, sd, and the 95 % t-interval of the mean."""
+    from scipy import stats
+    import numpy as np
+    n, mean = len(values), float(np.mean(values))
+    if n < 2:
+        return dict(n=n, mean=mean, sd=None, low=None, high=None)
+    sd = float(np.std(values, ddof=1))
+    half = float(stats.t.ppf(0.975, n - 1)) * sd / n**0.5
+    return dict(n=n, mean=mean, sd=sd, low=mean - half, high=mean + half)
+
+
+def read_groups(paths: list[Path]) -> tuple[dict, dict[str, dict]]:
+    """The track, and by recipe the validations of every seed. Refusal for a log that is not whole."""
+    track, groups = None, {}
+    for path in paths:
+        log: Log = read_log(path)
+        if log.problems or log.status != "complete":
+            line, what = (log.problems or [(0, f"the run is {log.status}")])[0]
+            raise Refusal(f"{path}:{line}: {what}; only whole, complete logs are reported")
+        if track is not None and log.header["track"] != track:
+            raise Refusal(f"{path} is of another track than the logs before it; report one track at a time")
+        track = log.header["track"]
+        group = groups.setdefault(log.header["recipe"]["name"], {})
+        for seed, points in log.series.items():
+            if seed in group:
+                raise Refusal(f"{path}: seed {seed} of this recipe is in a log before it; name each once")
+            group[seed] = points
+    return track, groups
+
+
+def compare(track: dict, groups: dict[str, dict]) -> dict:
+    """Per recipe: final loss, crossing step, tokens/s; and its paired differences from the first recipe."""
+    found, first = {}, next(iter(groups))
+    for name, seeds in groups.items():
+        crossed = [crossing(points, track["target"]) for points in seeds.values()]
+        rates = [p[-1].step * track["tokens_per_step"] / max(p[-1].train_time, 1e-9) for p in seeds.values()]
+        row = dict(seeds=sorted(seeds), steps=max(p[-1].step for p in seeds.values()),
+                   val_loss=interval([p[-1].val_loss for p in seeds.values()]),
+                   crossed=sum(c is not None for c in crossed), tokens_per_second=interval(rates)["mean"],
+                   crossing_step=None if None in crossed else interval(crossed))
+        both = sorted(set(seeds) & set(groups[first]))
+        if name != first and both:
+            gaps = [seeds[s][-1].val_loss - groups[first][s][-1].val_loss for s in both]
+            row["difference"] = interval(gaps)
+        found[name] = row
+    return dict(track=track["name"], target=track["target"], reference=first, recipes=found)
+
+
+def with_interval(found: dict | None, form: str) -> str:
+    """"mean (low to high)", without the interval where there is one value, "" where there is none."""
+    if found is None:
+        return ""
+    ends = "" if found["sd"] is None else f" ({found['low']:{form}} to {found['high']:{form}})"
+    return f"{found['mean']:{form}}{ends}"
+
+
+def table(found: dict) -> str:
+    """The comparison as Markdown."""
+    first = found["reference"]
+    lines = ["| recipe | seeds | final loss (sd) | mean crossing step (95 %) | "
+             f"loss minus {first}'s, paired (95 %) |", "|---|---|---|---|---|"]
+    for name, row in sorted(found["recipes"].items(), key=lambda item: item[1]["val_loss"]["mean"]):
+        loss, n = row["val_loss"], len(row["seeds"])
+        spread = "" if loss["sd"] is None else f" ({loss['sd']:.4f})"
+        step = with_interval(row["crossing_step"], ".0f") or f"{row['crossed']} of {n} seeds cross"
+        gap = with_interval(row.get("difference"), "+.4f") or "-"
+        lines.append(f"| {name} | {n} | {loss['mean']:.4f}{spread} | {step} | {gap} |")
+    return "\n".join(lines) + "\n"
+
+
+def picture(track: dict, groups: dict, path: Path) -> None:
+    """Loss by step: each seed a thin line, the mean a thick one; all of the run, and its last third."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    figure, (whole, end) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    last = max(p[-1].step for seeds in groups.values() for p in seeds.values())
+    tops = []
+    for i, (name, seeds) in enumerate(groups.items()):
+        colour, dash = COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]
+        steps = [p.step for p in next(iter(seeds.values()))]
+        mean = [sum(p[k].val_loss for p in seeds.values()) / len(seeds) for k in range(len(steps))]
+        tops += [loss for step, loss in zip(steps, mean) if step >= 2 * last / 3]
+        for axes in (whole, end):
+            for points in seeds.values():
+                losses = [p.val_loss for p in points]
+                axes.plot([p.step for p in points], losses, color=colour, alpha=0.3, lw=0.7)
+            axes.plot(steps, mean, color=colour, ls=dash, lw=2, label=f"{name} (n = {len(seeds)})")
+    for axes in (whole, end):
+        if track["target"]:
+            axes.axhline(track["target"], color="0.4", lw=1, ls=(0, (2, 2)))
+        axes.set(xlabel="step", ylabel="validation loss (nats)")
+        axes.grid(alpha=0.25)
+    margin = 0.05 * (max(tops) - min(tops)) or 0.01
+    end.set(xlim=(2 * last / 3, last), ylim=(min(tops) - margin, max(tops) + margin), title="the last third")
+    if track["target"]:
+        end.annotate(f"target {track['target']}", (last, track["target"]), xytext=(-4, 4), ha="right",
+                     textcoords="offset points", color="0.3", fontsize=9)
+    whole.set(title=f"track {track['name']}, {track['tokens_per_step']:,} tokens a step")
+    whole.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+@command
+def main(argv: list[str]) -> int:
+    """Write table.md, summary.json and loss.png into --out; the exit code."""
+    parser = Parser(prog="report.py", description=__doc__.split("\n")[0], epilog=EXAMPLE)
+    parser.add_argument("logs", type=Path, nargs="+", help="the first one's recipe is the reference")
+    parser.add_argument("--out", type=Path, required=True, help="a folder")
+    parser.add_argument("--json", action="store_true", help="print summary.json instead of the table")
+    args = parser.parse_args(argv)
+    track, groups = read_groups(args.logs)
+    found = compare(track, groups)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "summary.json").write_text(json.dumps(found, indent=1) + "\n")
+    (args.out / "table.md").write_text(table(found))
+    picture(track, groups, args.out / "loss.png")
+    print_json(found) if args.json else print(table(found), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
