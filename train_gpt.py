@@ -202,7 +202,7 @@ TRACKS = {track.name: track for track in (
     FINEWEB,
     replace(FINEWEB, name="sprint", tokens_per_step=65536, target=None),
     Track("laptop", "laptop", ModelConfig(256, 4, 128, head_dim=32, dtype="float32"), tokens_per_step=4096,
-          context=256, val_tokens=262144, val_every=25, val_every_tail=10, tail=0.2, target=1.4, sha256={
+          context=256, val_tokens=262144, val_every=25, val_every_tail=10, tail=0.2, target=1.38, sha256={
               "laptop_train_000001.bin": "aabc889d49905f60088863fd913f84d1eb2ec9149b4aef335e5f60406d7af4ff",
               "laptop_val_000000.bin": "a468bbff9de7516856e9bd07314f10f024928212b894258791071e8a4767e692"}),
 )}
@@ -395,8 +395,8 @@ def divisor(number: int, limit: int) -> int:
 
 def warm_up(run: Run) -> dict:
     """Choose the micro-batch, compile, and step twice on dummy tokens; a seed starts from new weights and
-    optimizers. On a GPU the micro-batch starts at min(64 sequences, the rank's share) and is halved while any
-    rank runs out of memory."""
+    optimizers. On a GPU the micro-batch starts at min(64 sequences, the rank's share) and is halved while
+    any rank runs out of memory."""
     started, world, context = time.perf_counter(), run.world, run.plan.track.context
     share = run.train.local // context
     run.micro = divisor(share, 64 if world.device.type == "cuda" else max(1, 1024 // context))
@@ -418,7 +418,7 @@ def warm_up(run: Run) -> dict:
         run.model.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
         if run.micro == 1:
-            raise Refusal("one sequence a pass does not fit in the device's memory; use larger GPUs, or more")
+            raise Refusal("one sequence a pass does not fit in the GPU's memory; use larger GPUs, or more")
         run.micro, done = divisor(share, run.micro // 2), 0
     del optimizers
     if world.device.type == "cuda":

@@ -100,6 +100,7 @@ class Recipe:
 AUX = Auxiliary(embed_lr=0.3, head_lr=1 / 320, vector_lr=0.01, weight_decay=0.0)
 AUX_36 = Auxiliary(embed_lr=0.7, head_lr=0.004, vector_lr=0.015, weight_decay=0.001)
 
+# What differs on `laptop` is tuned there, by scripts/sweep.py: records/tuning/.
 _SPRINT = {"steps": 1525, "schedule_steps": 1525}  # one pass over the first shard
 
 RECIPES = {recipe.name: recipe for recipe in (
@@ -117,7 +118,8 @@ RECIPES = {recipe.name: recipe for recipe in (
         steps=3250, schedule_steps=3250, cooldown_frac=0.7, warmup_steps=0,
         lr=0.025, weight_decay=0.05, momentum=0.95,
         matrices=(Nesterov(), Polar("quintic12"), AspectScale(), Decay()), balance=Balance(), aux=AUX_36,
-        on={"sprint": _SPRINT, "laptop": {"steps": 300, "schedule_steps": 300}},
+        on={"sprint": _SPRINT,
+            "laptop": {"steps": 300, "schedule_steps": 300, "lr": 0.02, "weight_decay": 0.025}},
     ),
     Recipe(
         name="aurora",
@@ -127,7 +129,8 @@ RECIPES = {recipe.name: recipe for recipe in (
         lr=0.035, weight_decay=0.025, momentum=0.95,
         matrices=(Nesterov(), BalancedPolar(iterations=2, beta=0.5), AspectScale(), Decay()),
         balance=Balance(attn=None, up="rows", down=None), aux=AUX_36,
-        on={"sprint": _SPRINT, "laptop": {"steps": 300, "schedule_steps": 300}},
+        on={"sprint": _SPRINT,
+            "laptop": {"steps": 300, "schedule_steps": 300, "lr": 0.028, "weight_decay": 0.05}},
     ),
 )}
 

@@ -69,9 +69,10 @@ def hardware(device: torch.device) -> dict:
 def attention_backend(device: torch.device, dtype: str, head_dim: int, length: int) -> str | None:
     """The backend that scaled_dot_product_attention takes for causal heads of this shape, None if untold."""
     try:
-        q = torch.zeros((1, 1, length, head_dim), dtype=getattr(torch, dtype), device=device, requires_grad=True)
+        options = dict(dtype=getattr(torch, dtype), device=device, requires_grad=True)
+        q = torch.zeros((1, 1, length, head_dim), **options)
         return SDPBackend(torch._fused_sdp_choice(q, q, q, is_causal=True)).name.lower()
-    except (AttributeError, ValueError, RuntimeError):  # the question is torch's own, not part of its promises
+    except (AttributeError, ValueError, RuntimeError):  # torch promises no answer to this
         return None
 
 
