@@ -4,6 +4,7 @@ import os
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,23 @@ def test_world_sizes_agree(laptop, tmp_path, recipe):
     for ranks in (2, 4):
         assert [s for s, _ in found[ranks]] == [s for s, _ in found[1]] == [0, 5, 10]
         assert [x for _, x in found[ranks]] == pytest.approx([x for _, x in found[1]], abs=2e-3)
+
+
+def test_two_nodes(laptop, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nodes = [subprocess.Popen(
+        list(map(str, [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1",
+                       f"--node_rank={node}", "--master_addr=127.0.0.1", f"--master_port={port}",
+                       ROOT / "train_gpt.py", *QUICK, "--data-dir", laptop, "--log-dir", tmp_path / "log",
+                       "--steps", "2"])), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for node in (0, 1)]
+    for node in nodes:
+        _, err = node.communicate(timeout=120)
+        assert node.returncode == 0, err
+    log = the_log(tmp_path / "log")
+    assert log.status == "complete" and log.header["world_size"] == 2 and losses(log)[0][-1][0] == 2
 
 
 def test_saved_weights_load_in_three_lines(capsys, laptop, tmp_path):
