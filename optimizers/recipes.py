@@ -110,7 +110,8 @@ RECIPES = {recipe.name: recipe for recipe in (
         steps=5625, schedule_steps=5625, cooldown_frac=0.7, warmup_steps=250,
         lr=0.0015, weight_decay=0.1, momentum=0.0,
         matrices=AdamW(beta1=0.9, beta2=0.95, eps=1e-10), balance=Balance(), aux=AUX,
-        on={"sprint": _SPRINT, "laptop": {"steps": 300, "schedule_steps": 300, "warmup_steps": 13}},
+        on={"sprint": _SPRINT, "laptop": {"steps": 300, "schedule_steps": 300, "warmup_steps": 13,
+                                          "lr": 0.001, "weight_decay": 0.0}},
     ),
     Recipe(
         name="muon",
