@@ -6,19 +6,21 @@
 A track fixes what may not change (data, model, tokens per step, target), a recipe holds what may
 (optimizers/recipes.py), and the run writes one self-contained record log (records/log.py). World size and
 micro-batch only split the work. This file reads top to bottom: model, tracks, initialisation and schedule,
-command line, data, micro-batch and warm-up, step, validation, one seed, main.
+command line and data, micro-batch and warm-up, step, validation and one seed, main.
 """
 import argparse
 import hashlib
 import math
-import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
-import numpy as np
-import torch
+try:
+    import numpy as np
+    import torch
+except ImportError as missing:
+    sys.exit(f"train_gpt.py: {missing}; run scripts/run.sh once and then .venv/bin/python train_gpt.py")
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -132,11 +134,15 @@ class GPT(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         dim, head_dim, mlp = config.model_dim, config.head_dim, config.mlp
-        if head_dim < 4 or head_dim % 4 or dim < 1 or dim % head_dim or mlp not in ("relu2", "swiglu"):
-            raise ValueError(f"model_dim {dim} must be a multiple of head_dim {head_dim}, that of 4, and "
-                             f"mlp {mlp!r} relu2 or swiglu")
-        if config.dtype not in ("float32", "bfloat16") or min(config.vocab_size, config.num_layers) < 1:
-            raise ValueError(f"dtype {config.dtype!r} must be float32 or bfloat16, the sizes at least 1")
+        for wrong, message in (
+                (head_dim < 4 or head_dim % 4, f"head_dim {head_dim} must be a multiple of 4"),
+                (dim < 1 or dim % max(1, head_dim), f"model_dim {dim} must be a multiple of {head_dim=}"),
+                (mlp not in ("relu2", "swiglu"), f"mlp {mlp!r} must be relu2 or swiglu"),
+                (config.mlp_ratio * dim < 1, f"mlp_ratio {config.mlp_ratio} leaves no hidden unit"),
+                (config.dtype not in ("float32", "bfloat16"), f"dtype {config.dtype!r} is not known"),
+                (min(config.vocab_size, config.num_layers) < 1, "vocab_size or num_layers is below 1")):
+            if wrong:
+                raise ValueError(f"model: {message}")
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.model_dim, dtype=getattr(torch, config.dtype))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
@@ -244,7 +250,7 @@ def lr_factor(step: int, recipe: Recipe) -> float:
 
 
 ########################################
-#             Command line             #
+#        Command line and data         #
 ########################################
 
 EXAMPLE = """examples:
@@ -286,8 +292,7 @@ def parse(argv: list[str]) -> Plan:
     args.argv = argv
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
-        raise Refusal("--device cuda: this torch sees no CUDA device; use --device cpu, or check nvidia-smi "
-                      "and that torch was installed with CUDA", code=2)
+        raise Refusal("--device cuda: this torch sees no CUDA device; check nvidia-smi, or use cpu", code=2)
     name, tracks = args.track or ("fineweb-124m" if device == "cuda" else "laptop"), {**TRACKS, **PRESETS}
     if name not in tracks:
         raise Refusal(f"unknown track {name!r}; {near(name, tracks)}", code=2)
@@ -297,17 +302,19 @@ def parse(argv: list[str]) -> Plan:
         raise Refusal(f"--seeds {' '.join(map(str, args.seeds))}: each seed once, none negative", code=2)
     if args.val_every is not None and args.val_every < 1:
         raise Refusal(f"--val-every {args.val_every}: give a number of steps of at least 1", code=2)
-    track, recipe = tracks[name], resolve(args.recipe, name)
-    steps = [] if args.steps is None else [("recipe", "steps", str(args.steps))]
-    for kind, dotted, text in read_overrides(rest, ("recipe", "track")) + steps:
-        if kind == "recipe":
-            recipe = replace(override(recipe, kind, dotted, text), name=f"{recipe.name}+{dotted}={text}")
-        elif args.allow_custom:
-            track = replace(override(track, kind, dotted, text), official=False)
-        else:
-            raise Refusal(f"--track.{dotted} changes what the track fixes; add --allow-custom, and the run "
-                          "becomes `custom`, which stands on no board", code=2)
+    flags = [*parser._option_string_actions, *(f"--recipe.{f.name}" for f in fields(Recipe))]
+    overrides = read_overrides(rest, flags)
+    overrides += [] if args.steps is None else [("recipe", "steps", str(args.steps))]
     try:
+        track, recipe = tracks[name], resolve(args.recipe, name)
+        for kind, dotted, text in overrides:
+            if kind == "recipe":
+                recipe = replace(override(recipe, kind, dotted, text), name=f"{recipe.name}+{dotted}={text}")
+            elif args.allow_custom:
+                track = replace(override(track, kind, dotted, text), official=False)
+            else:
+                raise Refusal(f"--track.{dotted} changes what the track fixes; add --allow-custom, and the "
+                              "run becomes `custom`, which stands on no board", code=2)
         recipe.check()
         track.check()
     except ValueError as error:
@@ -315,11 +322,6 @@ def parse(argv: list[str]) -> Plan:
     folder = args.data_dir or ROOT / "data"
     nested = folder / track.data  # --data-dir may name the shards' folder or the one around it
     return Plan(args, track, recipe, nested if nested.is_dir() or not args.data_dir else folder, device)
-
-
-########################################
-#               The data               #
-########################################
 
 
 def fetch_words(plan: Plan) -> str:
@@ -332,7 +334,9 @@ def fetch_words(plan: Plan) -> str:
 
 def open_streams(plan: Plan, world: World) -> tuple[shards.TokenStream, shards.TokenStream]:
     """The training and validation streams; Refusal where the shards are missing, broken, or too few."""
-    fix = f"run `python {fetch_words(plan)}`" + (" or mend --data-dir" if plan.args.data_dir else "")
+    fix = f"run `python {fetch_words(plan)}`"
+    if plan.args.data_dir:
+        fix += ", mend --data-dir, or fit the track to your data: --allow-custom --track.val_tokens N"
     return shards.open_streams(plan.data_dir, plan.track, plan.recipe.steps, world.rank, world.size, fix)
 
 
@@ -432,7 +436,7 @@ def warm_up(run: Run) -> dict:
 
 
 ########################################
-#            Step and guard            #
+#                 Step                 #
 ########################################
 
 
@@ -470,7 +474,7 @@ def update(run: Run, optimizers: list, guard: Guard, step: int, loss: Tensor, lo
 
 
 ########################################
-#              Validation              #
+#       Validation and one seed        #
 ########################################
 
 
@@ -503,11 +507,6 @@ def flops_per_token(model: GPT, track: Track) -> float:
     """6 per parameter that is multiplied (all but the embedding) and 6 L T d for causal attention."""
     multiplied = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("embed."))
     return 6 * multiplied + 6 * track.model.num_layers * track.context * track.model.model_dim
-
-
-########################################
-#               One seed               #
-########################################
 
 
 def train_seed(run: Run, seed: int, tracker=None) -> dict:
@@ -555,9 +554,6 @@ def open_log(run: Run) -> None:
     name = f"{time.strftime('%Y%m%d-%H%M%S')}_{track.label}_{recipe.name}"
     run.folder = args.log_dir or ROOT / "logs" / name
     run.lock = lock_folder(run.folder)
-    if shutil.disk_usage(run.folder).free < 64 * 2**20:
-        raise Refusal(f"less than 64 MB free for the log in {run.folder}; free space or choose "
-                      "another --log-dir")
     used = {"train": run.train.shards_for(recipe.steps), "val": run.val.shards_for(1)}
     pinned, fix = track.sha256 if track.official else {}, f"run `python {fetch_words(plan)}`"
     data = {split: shards.inspect(paths, track.model.vocab_size, pinned, fix)
@@ -595,17 +591,19 @@ def say(run: Run, line: str) -> None:
 
 
 def dry_run(plan: Plan) -> None:
-    """What would run, for --dry-run; Refusal where it could not."""
+    """What would run, for --dry-run; reads only the headers of the shards."""
     track, recipe = plan.track, plan.recipe
-    train, _ = open_streams(plan, World(0, 1, torch.device("cpu")))
     with torch.device("meta"):
         model = GPT(track.model)
-    facts = dict(track=track.label, recipe=recipe.resolved(),
-                 seeds=plan.args.seeds, device=plan.device,
-                 parameters=sum(p.numel() for p in model.parameters()), steps=recipe.steps,
-                 batches=len(train), shards=len(train.shards_for(recipe.steps)), data=str(plan.data_dir),
-                 flops=flops_per_token(model, track) * track.tokens_per_step * recipe.steps)
-    show.facts(facts, plan.args.json)
+    facts = dict(track=track.label, seeds=plan.args.seeds, device=plan.device, steps=recipe.steps,
+                 parameters=sum(p.numel() for p in model.parameters()),
+                 training_flops=flops_per_token(model, track) * track.tokens_per_step * recipe.steps)
+    try:
+        train, _ = open_streams(plan, World(0, 1, torch.device("cpu")))
+        facts.update(data=str(plan.data_dir), steps_that_the_shards_hold=len(train))
+    except Refusal as refusal:
+        facts.update(data=f"not ready: {refusal}")
+    show.facts(facts, recipe.resolved(), plan.args.json)
 
 
 @command
@@ -621,7 +619,7 @@ def main(argv: list[str]) -> int:
     train, val = open_streams(plan, world)
     with torch.device("meta"):
         model = GPT(track.model)
-    model = model.to_empty(device=world.device)
+    model.to_empty(device=world.device)
     if world.device.type == "cuda":
         model.compile(dynamic=False)
     run, status = Run(plan, world, model, train, val, StopSignal()), dict(status="failed")

@@ -145,7 +145,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         group = self.param_groups[-1]
         kind = type(self).__name__
         for key, high in (("lr", float("inf")), ("weight_decay", float("inf")), ("momentum", 1)):
-            if not 0 <= float(group[key]) < high:
+            if not isinstance(group[key], (int, float, Tensor)) or not 0 <= float(group[key]) < high:
                 raise ValueError(f"{kind}: {key} must lie in [0, {high}), got {group[key]}")
         if group["balance"] not in BALANCES:
             raise ValueError(f"{kind}: balance must be one of {BALANCES}, got {group['balance']!r}")
@@ -324,4 +324,4 @@ class MatrixOptimizer(torch.optim.Optimizer):
 def _names(group: dict) -> list:
     """The names of a group's parameters, or what tells them apart."""
     given = group.get("param_names")
-    return given or [f"parameter {i} of shape {tuple(p.shape)}" for i, p in enumerate(group["params"])]
+    return given or [f"parameter {i}" for i in range(len(group["params"]))]

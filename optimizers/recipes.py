@@ -69,9 +69,13 @@ class Recipe:
         """Raises ValueError naming the field, its value and the remedy."""
         endless, aux = float("inf"), self.aux
         adam = self.matrices if isinstance(self.matrices, AdamW) else aux
-        if not 1 <= self.steps <= self.schedule_steps:
-            raise ValueError(f"recipe.steps must lie in 1..{self.schedule_steps}, got {self.steps}; "
-                             "recipe.schedule_steps may be raised too")
+        if self.steps < 1:
+            raise ValueError(f"recipe.steps must be at least 1, got {self.steps}")
+        if max(self.steps, self.warmup_steps) > self.schedule_steps:
+            raise ValueError(f"recipe.steps {self.steps} and warmup_steps {self.warmup_steps} must not "
+                             f"exceed recipe.schedule_steps {self.schedule_steps}: change the other, too")
+        if isinstance(self.matrices, AdamW) and (self.momentum or any(asdict(self.balance).values())):
+            raise ValueError("recipe.momentum and recipe.balance mean nothing to AdamW; see matrices.beta1")
         if not 0 <= self.cooldown_frac <= 1:
             raise ValueError(f"recipe.cooldown_frac must lie in 0..1, got {self.cooldown_frac}")
         for name, value, end in (
@@ -145,8 +149,10 @@ def with_field(target, dotted: str, change):
     head, _, rest = dotted.partition(".")
     if isinstance(target, tuple):
         names = [type(stage).__name__ for stage in target]
-        if head not in names or not rest:
+        if head not in names:
             raise KeyError(head, names)
+        if not rest:
+            raise ValueError(f"{head} is a stage: name a field of it")
         at = names.index(head)
         return (*target[:at], with_field(target[at], rest, change), *target[at + 1:])
     types = {f.name: f.type for f in fields(target) if f.name not in ("name", "note", "on")} \
@@ -158,8 +164,14 @@ def with_field(target, dotted: str, change):
 
 
 def resolve(name: str, track: str) -> Recipe:
-    """The named recipe with what it changes on `track`. Raises KeyError for an unknown name."""
+    """The named recipe with what it changes on `track`.
+
+    Raises KeyError for an unknown name, ValueError where the recipe's `on` names a field that is not there.
+    """
     recipe = RECIPES[name]
     for dotted, value in recipe.on.get(track, {}).items():
-        recipe = with_field(recipe, dotted, lambda _type, _old, value=value: value)
+        try:
+            recipe = with_field(recipe, dotted, lambda _type, _old, value=value: value)
+        except KeyError as error:
+            raise ValueError(f"recipe {name}, on[{track!r}]: no field {error.args[0]!r}") from None
     return recipe

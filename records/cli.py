@@ -40,6 +40,8 @@ class Parser(argparse.ArgumentParser):
 def near(name: str, known) -> str:
     """The end of an error about an unknown name: the near matches, else all that is known."""
     known = [str(k) for k in known]
+    if not known:
+        return "it has none"
     matches = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(matches)}?" if matches else f"known: {', '.join(known)}"
 

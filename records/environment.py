@@ -105,11 +105,12 @@ def digest(value) -> str:
 
 
 def command_line(argv: list[str]) -> str:
-    """The command without folders: those are the user's own, and change nothing about the run."""
+    """The command, with DIR for the user's own folders."""
     kept, words = ["train_gpt.py"], iter(argv)
     for word in words:
         if word in ("--log-dir", "--data-dir"):
             next(words, None)
+            kept += [word, "DIR"]
         elif not word.startswith(("--log-dir=", "--data-dir=")):
             kept.append(word)
     return " ".join(kept)

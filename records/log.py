@@ -19,6 +19,7 @@ import json
 import lzma
 import os
 import re
+import shutil
 import time
 import zlib
 from contextlib import suppress
@@ -45,7 +46,10 @@ def now() -> str:
 
 
 def lock_folder(folder: Path):
-    """Make `folder`, lock it until the returned file is closed or the process ends; Refusal if held."""
+    """Make `folder`, lock it until the returned file is closed or the process ends.
+
+    Refusal where it cannot be written, another run holds it, or the disk has less than 64 MB left.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "w")
@@ -60,6 +64,9 @@ def lock_folder(folder: Path):
     except OSError:
         raise Refusal(f"another run is writing in {folder}; wait for it, or choose "
                       "another --log-dir") from None
+    if shutil.disk_usage(folder).free < 64 * 2**20:
+        raise Refusal(f"less than 64 MB free in the log folder {folder}; free space, or choose "
+                      "another --log-dir")
     return lock
 
 
@@ -168,6 +175,9 @@ def read_log(path: Path) -> Log:
         lines.pop()
     else:
         log.problems.append((len(lines), "the last line is torn"))
+    if not lines or not lines[0].startswith("@ log "):
+        log.problems.append((1, "this is not a record log of this project"))
+        return log
     at, before = 0, ""
     while at < len(lines):
         line, number = lines[at], at + 1

@@ -4,14 +4,17 @@ from optimizers.recipes import with_field
 from .cli import Refusal, near
 
 
-def read_overrides(rest: list[str], kinds: tuple) -> list[tuple[str, str, str]]:
-    """(kind, dotted field, text) of each `--kind.field text` or `--kind.field=text`; Refusal for others."""
+def read_overrides(rest: list[str], flags: list[str]) -> list[tuple[str, str, str]]:
+    """(kind, dotted field, text) of each `--recipe.field text` or `--track.field=text`; Refusal for anything
+    else, which names the near ones among the known `flags`."""
     found, rest = [], list(rest)
     while rest:
         flag, equals, text = rest.pop(0).partition("=")
         kind, _, dotted = flag.removeprefix("--").partition(".")
-        if not flag.startswith("--") or kind not in kinds or not dotted:
-            raise Refusal(f"unknown argument {flag!r} (see --help)", code=2)
+        if not flag.startswith("--") or kind not in ("recipe", "track") or not dotted:
+            field = f"--recipe.{flag.lstrip('-')}"
+            hint = f"did you mean {field}?" if field in flags else near(flag, flags)
+            raise Refusal(f"unknown argument {flag!r}; {hint}", code=2)
         if not equals and (not rest or rest[0].startswith("--")):
             raise Refusal(f"{flag} needs a value", code=2)
         found.append((kind, dotted, text if equals else rest.pop(0)))
@@ -25,6 +28,10 @@ def override(target, kind: str, dotted: str, text: str):
         options = getattr(declared, "__args__", (declared,))  # of `float | None`; else the type itself
         if type(None) in options and text == "none":
             return None
+        if bool in options:
+            if text not in ("true", "false"):
+                raise ValueError("it is true or false")
+            return text == "true"
         for wanted in (int, float, str):
             if wanted in options:
                 return wanted(text)

@@ -29,12 +29,14 @@ def progress(step: int, steps: int, seconds: float, rate: float, mfu, train_loss
     return "  ".join(parts)
 
 
-def facts(found: dict, as_json: bool) -> None:
-    """One fact a line, for --dry-run."""
+def facts(found: dict, recipe: dict, as_json: bool) -> None:
+    """One fact a line, then one field of the recipe a line, for --dry-run."""
     if as_json:
-        return print_json(found)
+        return print_json({**found, "recipe": recipe})
     for name, value in found.items():
-        print(f"{name:11} {value}")
+        print(f"{name:26} {value}")
+    for name, value in recipe.items():
+        print(f"recipe.{name:19} {value}")
 
 
 def summary(track, recipe, outcomes: list[dict], log_path, world, as_json: bool) -> None:

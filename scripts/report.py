@@ -43,15 +43,16 @@ def interval(values: list[float]) -> dict:
 
 def read_groups(paths: list[Path]) -> tuple[dict, dict[str, dict]]:
     """The track, and by recipe the validations of every seed. Refusal for a log that is not whole."""
-    track, groups = None, {}
+    track, data, groups = None, None, {}
     for path in paths:
         log: Log = read_log(path)
         if log.problems or log.status != "complete":
             line, what = (log.problems or [(0, f"the run is {log.status}")])[0]
             raise Refusal(f"{path}:{line}: {what}; only whole, complete logs are reported")
-        if track is not None and log.header["track"] != track:
-            raise Refusal(f"{path} is of another track than the logs before it; report one track at a time")
-        track = log.header["track"]
+        if track is not None and (log.header["track"], log.header["data"]) != (track, data):
+            raise Refusal(f"{path} is of another track or of other data than the logs before it; report "
+                          "logs that share both")
+        track, data = log.header["track"], log.header["data"]
         group = groups.setdefault(log.header["recipe"]["name"], {})
         for seed, points in log.series.items():
             if seed in group:
@@ -141,6 +142,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="a folder")
     parser.add_argument("--json", action="store_true", help="print summary.json instead of the table")
     args = parser.parse_args(argv)
+    if args.out.exists() and not args.out.is_dir():
+        raise Refusal(f"--out {args.out} is a file; name a folder", code=2)
     track, groups = read_groups(args.logs)
     found = compare(track, groups)
     args.out.mkdir(parents=True, exist_ok=True)

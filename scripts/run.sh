@@ -54,7 +54,7 @@ fetch=()
 if [ "${#fetch[@]}" -gt 0 ]; then
   echo "fetching the data: ${fetch[*]}" >&2
   fetch[0]=$root/${fetch[0]}
-  "$python" "${fetch[@]}"
+  "$python" "${fetch[@]}" >&2
 fi
 
 # One process needs no launcher: exit codes and one-line errors stay the trainer's own, and it has all cores.

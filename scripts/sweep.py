@@ -33,8 +33,11 @@ def run_one(args, lr: float, weight_decay: float) -> dict:
     env = {**os.environ, "OMP_NUM_THREADS": threads}
     done = subprocess.run(words, capture_output=True, text=True, env=env)
     point = dict(lr=lr, weight_decay=weight_decay, seeds=args.seeds)
-    if done.returncode:  # a run that diverges is a result: it loses
-        return dict(point, val_loss=None, error=(done.stderr.strip().splitlines() or ["?"])[-1])
+    if done.returncode:
+        error = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        if "diverged" not in error:  # a run that diverges is a result: it loses
+            raise Refusal(f"lr {lr} weight_decay {weight_decay} did not run: {error}", code=done.returncode)
+        return dict(point, val_loss=None, error=error)
     losses = [seed["val_loss"] for seed in json.loads(done.stdout)["seeds"]]
     return dict(point, val_loss=round(mean(losses), 5), val_losses=losses)
 
@@ -77,11 +80,16 @@ def main(argv: list[str]) -> int:
         raise Refusal(f"--jobs {args.jobs}: give at least 1", code=2)
     rows = []
     if args.out.exists():
-        table = json.loads(args.out.read_text())
-        if any(table[key] != getattr(args, key) for key in ("track", "recipe", "seeds")):
-            raise Refusal(f"{args.out} is the table of recipe {table['recipe']} on {table['track']} with "
-                          f"seeds {table['seeds']}; choose another --out")
-        rows = table["rows"]
+        try:
+            table = json.loads(args.out.read_text())
+            same = all(table[key] == getattr(args, key) for key in ("track", "recipe", "seeds"))
+            rows = table["rows"]
+        except (ValueError, KeyError, TypeError):
+            same = False
+        if not same:
+            raise Refusal(f"{args.out} is no table of this recipe, track and seeds; choose another --out")
+    elif not args.out.resolve().parent.is_dir():
+        raise Refusal(f"--out {args.out}: there is no such folder; make it first", code=2)
     found = sweep(args, rows, [(lr, args.weight_decay[0]) for lr in args.lr])
     found = sweep(args, rows, [(found["lr"], decay) for decay in args.weight_decay])
     if args.json:

@@ -16,10 +16,10 @@ from records.log import LogWriter  # noqa: E402
 TRACK = dict(name="laptop", tokens_per_step=4096, target=1.5)
 
 
-def write(folder, recipe, losses, end="complete", track=TRACK):
+def write(folder, recipe, losses, end="complete", track=TRACK, data="abc"):
     """A log of one recipe: losses by seed, validated every 10 steps."""
     log = LogWriter(folder / f"{recipe}_{min(losses)}.txt")
-    log.event("run", track=track, recipe=dict(name=recipe))
+    log.event("run", track=track, recipe=dict(name=recipe), data=dict(val=[dict(name="v", sha256=data)]))
     for seed, values in losses.items():
         for i, loss in enumerate(values):
             log.validation(10 * i, 10 * (len(values) - 1), loss, 1.0 * i, seed)
@@ -59,7 +59,9 @@ def test_what_cannot_be_reported(capsys, tmp_path):
         ([write(tmp_path, "aurora", {0: [3, 2]}, end="interrupted")], "interrupted"),
         ([good, good], "seed 0 of this recipe"),
         ([good, write(tmp_path, "adamw", {0: [3, 2]}, track=dict(TRACK, target=9))], "another track"),
+        ([good, write(tmp_path, "other", {0: [3, 2]}, data="def")], "other data"),
         ([str(tmp_path / "none.txt")], "none.txt"),
+        ([str(ROOT / "README.md")], "not a record log"),
     ]
     edited = tmp_path / "edited.txt"
     edited.write_text(Path(good).read_text().replace("val_loss:2.00000", "val_loss:1.00000", 1))
@@ -82,3 +84,14 @@ def test_a_sweep_does_not_repeat_what_its_table_holds(capsys, tmp_path):
     assert sweep.main([*words, "--seeds", "7"]) == 1
     assert "another --out" in capsys.readouterr().err
     assert sweep.main([*words, "--jobs", "0"]) == 2
+    table.write_text("{}")
+    assert sweep.main(words) == 1
+
+
+def test_a_sweep_stops_where_a_run_cannot_start(capsys, tmp_path):
+    words = ["--recipe", "nope", "--lr", "0.1", "--weight-decay", "0", "--out", str(tmp_path / "t.json")]
+    assert sweep.main(words) == 2
+    err = capsys.readouterr().err
+    assert "unknown recipe 'nope'" in err and len(err.splitlines()) == 1
+    assert not (tmp_path / "t.json").exists()
+    assert sweep.main([*words[:-1], str(tmp_path / "none" / "t.json")]) == 2

@@ -252,6 +252,17 @@ def refused(capsys, *args, code=2):
     (["--recipe.lr", "-1"], ["recipe.lr", "-1"]),
     (["--recipe.lr"], ["needs a value"]),
     (["--recipe.aux", "1"], ["group"]),
+    (["--recipe.aux", "none"], ["group"]),
+    (["--recipe.matrices.Nesterov", "1"], ["name a field"]),
+    (["--recipe.matrices.Nesterov.nesterov", "2"], ["true or false"]),
+    (["--recipe.momentum", "1.5"], ["momentum", "1.5"]),
+    (["--recipe.balance.up", "row"], ["balance.up", "row"]),
+    (["--recipe", "adamw", "--recipe.momentum", "0.9"], ["AdamW"]),
+    (["--recipe.warmup_steps", "1000"], ["schedule_steps"]),
+    (["--lr", "0.1"], ["did you mean --recipe.lr?"]),
+    (["--allow-custom", "--track.context", "0"], ["context"]),
+    (["--allow-custom", "--track.model.head_dim", "0"], ["head_dim 0"]),
+    (["--allow-custom", "--track.model.dtype", "int8"], ["int8"]),
     (["--steps", "0"], ["recipe.steps", "0"]),
     (["--steps", "301"], ["recipe.steps", "schedule_steps"]),
     (["--seeds", "1", "1"], ["each seed once"]),
@@ -337,7 +348,10 @@ def test_list_and_dry_run(capsys, laptop):
     assert set(listed["recipes"]) >= {"adamw", "muon", "aurora"}
     assert train_gpt.main([*QUICK, "--dry-run", "--json", "--data-dir", laptop]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["steps"] == 300 and facts["batches"] == 956 and facts["track"] == "custom"
+    assert facts["steps"] == 300 and facts["steps_that_the_shards_hold"] == 956
+    assert facts["track"] == "custom" and facts["recipe"]["name"] == "aurora"
+    assert train_gpt.main([*QUICK, "--dry-run", "--json", "--data-dir", "/none"]) == 0
+    assert "data/sample.py" in json.loads(capsys.readouterr().out)["data"]
     assert train_gpt.main(["--list"]) == 0
     assert "aurora" in capsys.readouterr().out
 
