@@ -1,7 +1,7 @@
 """Train a GPT-2-small-class model to a target validation loss, with Aurora or a baseline; log the evidence.
 
     torchrun --standalone --nproc_per_node=8 train_gpt.py            FineWeb to 3.28, recipe aurora
-    python train_gpt.py --track laptop                               a laptop's CPU, about two minutes
+    python train_gpt.py --track laptop                               a CPU, some three minutes of training
 
 A track fixes what may not change (data, model, tokens per step, target), a recipe holds what may
 (optimizers/recipes.py), and the run writes one self-contained record log (records/log.py). World size and
