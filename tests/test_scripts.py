@@ -105,7 +105,7 @@ def test_wrong_arguments_end_before_any_launcher(clone):
 def test_fetches_then_trains_in_one_process_and_passes_the_exit_code_on(clone):
     result = run(clone, "run.sh", "--fetch", "x y", EXIT="130", RANK="3", WORLD_SIZE="8")
     assert result.returncode == 130
-    assert result.stdout == "trained --fetch x y None/None\n"  # stdout is the trainer's: --json is one object
+    assert result.stdout == "trained --fetch x y None/None\n"  # the trainer's alone
     assert "fetched ['two words', '3']\n" in result.stderr
 
 
