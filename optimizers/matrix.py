@@ -103,9 +103,25 @@ class Stack:
                 if name in old.get(p, {}):
                     value[i].copy_(old[p][name])
             old[p] = {name: value[i] for name, value in self.state.items()}
-        for p in self.params:
-            if not any(p is own for own in self.owned):
-                old.pop(p, None)
+        for p in self.params[:self.first] + self.params[self.first + len(self.owned):]:
+            old.pop(p, None)
+
+
+class HostCopy:
+    """A small tensor on its way to the host; get() waits for that copy alone, not for later work."""
+
+    def __init__(self, value: Tensor):
+        self.host, self.event = value, None
+        if value.is_cuda:
+            self.host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+            self.host.copy_(value, non_blocking=True)
+            self.event = torch.cuda.Event()
+            self.event.record()
+
+    def get(self) -> list:
+        if self.event is not None:
+            self.event.synchronize()
+        return self.host.tolist()
 
 
 class MatrixOptimizer(torch.optim.Optimizer):
@@ -131,7 +147,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self.rank = dist.get_rank(process_group) if process_group is not None else 0
         self.world_size = dist.get_world_size(process_group) if process_group is not None else 1
         self._stacks: list[Stack] | None = None
-        self._pending = None  # (verdict on the host, event, names) of a step on CUDA not yet looked at
+        self._pending = None  # (HostCopy, names) of a step on CUDA not yet looked at
         self._compiled = None
         super().__init__(params, dict(lr=lr, weight_decay=weight_decay, momentum=momentum, balance=balance,
                                       step=0))
@@ -169,13 +185,12 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     def _raise_pending(self) -> None:
         if self._pending is not None:
-            verdict, event, names = self._pending
+            verdict, names = self._pending
             self._pending = None
-            event.synchronize()  # of the step before: the device is already past it, or nearly
-            self._raise_if_bad(verdict, names)
+            self._raise_if_bad(verdict, names)  # of the step before: the device is past it, or nearly
 
-    def _raise_if_bad(self, verdict: Tensor, names: list) -> None:
-        bad = [name for name, flag in zip(names, verdict.tolist()) if flag]
+    def _raise_if_bad(self, verdict: HostCopy, names: list) -> None:
+        bad = [name for name, flag in zip(names, verdict.get()) if flag]
         if bad:
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise FloatingPointError(f"{type(self).__name__}: non-finite gradient in {bad[0]}{more}; no "
@@ -192,13 +207,9 @@ class MatrixOptimizer(torch.optim.Optimizer):
             dist.all_reduce(verdict, op=dist.ReduceOp.MAX, group=self.process_group)
         names = [name for stack in stacks for name in stack.names]
         if verdict.is_cuda:
-            host = torch.empty(verdict.shape, dtype=verdict.dtype, pin_memory=True)
-            host.copy_(verdict, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record()
-            self._pending = host, event, names
+            self._pending = HostCopy(verdict), names
         else:
-            self._raise_if_bad(verdict, names)
+            self._raise_if_bad(HostCopy(verdict), names)
         return verdict.amax()
 
     # ------------------------------------------------------------------ the step

@@ -10,6 +10,8 @@ import signal
 import torch
 from torch import Tensor
 
+from optimizers.matrix import HostCopy
+
 from .cli import Refusal
 from .world import StopSignal, World
 
@@ -32,7 +34,7 @@ class Guard:
     def __init__(self, world: World, stop: StopSignal, names: list[str], tokens_per_step: int, seed: int):
         self.world, self.stop, self.names = world, stop, names
         self.tokens_per_step, self.seed = tokens_per_step, seed
-        self.host = self.event = self.step = None
+        self.step = self.status = None
 
     def put(self, step: int, loss: Tensor, grads: list[Tensor]) -> Tensor:
         """Note the summed loss and the gradients of `step`; returns what the optimizers take as `found_inf`:
@@ -41,12 +43,7 @@ class Guard:
         stop = torch.full_like(loss, self.stop.number != 0)  # a fill, not a copy that would wait
         flags = torch.cat(((~loss.isfinite()).view(1), ~largest.isfinite())).float()
         status = self.world.sum(torch.cat((torch.stack((loss, stop)), flags)))
-        self.step, self.host = step, status
-        if status.is_cuda:
-            self.host = torch.empty(status.shape, dtype=status.dtype, pin_memory=True)
-            self.host.copy_(status, non_blocking=True)
-            self.event = torch.cuda.Event()
-            self.event.record()
+        self.step, self.status = step, HostCopy(status)
         return status[2:].sum().clamp(max=1)
 
     def check(self) -> float | None:
@@ -54,11 +51,9 @@ class Guard:
 
         Raises Diverged where it was not finite, Interrupted where a rank was told to stop, all ranks alike.
         """
-        if self.host is None:
+        if self.status is None:
             return None
-        if self.event is not None:
-            self.event.synchronize()
-        loss, stop, bad_loss, *bad = self.host.tolist()
+        loss, stop, bad_loss, *bad = self.status.get()
         mean = loss / self.tokens_per_step
         if bad_loss or any(bad):
             first = next((name for name, flag in zip(self.names, bad) if flag), "none")
