@@ -6,34 +6,46 @@ from G / |G|_F so that all of them lie in (0, 1]:
 
     tall:  A = X'X,  X <- a X + X (b A + c A^2)          wide:  A = XX',  X <- a X + (b A + c A^2) X
 
-method    | steps | matmul FLOPs / n^3 of n x n, 4n x n | singular values end in | safe precisions
-----------|-------|-------------------------------------|------------------------|--------------------
-quintic12 | 12    | 72, 216                             | 1 +- .005 above 1e-2   | bfloat16, float32
-quintic5  | 5     | 30, 90                              | 0.68..1.13 above 1e-2  | bfloat16, float32
-exact     | SVD   | -                                   | 1, also the smallest   | computed in float64
+method        | steps | matmul FLOPs / n^3 of n x n, 4n x n | singular values end in     | safe precisions
+--------------|-------|-------------------------------------|----------------------------|-------------------
+quintic12     | 12    | 72, 216                             | 1 +- .005 above 1e-2       | bfloat16, float32
+quintic5      | 5     | 30, 90                              | .68 .. 1.21 above 1e-2     | bfloat16, float32
+polar_express | 5     | 30, 90                              | .84 .. 1.15 above 1e-3     | bfloat16, float32
+gram          | 12    | 72, 126                             | as quintic12               | float16, float32
+exact         | SVD   | -                                   | 1, also the smallest       | computed in float64
 
-Singular values below about 3e-4 of |G|_F are not finished by quintic12, and a zero one stays zero.
+"Above" is relative to |G|_F; smaller ones are not finished, and a zero one stays zero. A matrix that is not
+square costs less by `gram`, which iterates on the short side's Gram matrix and multiplies back three times;
+there rounding errors are squared, and in bfloat16 the iteration may diverge, so that precision is refused.
 """
 import torch
 from torch import Tensor
 
+from .polar_express import composition
+
 # Steps (a, b, c) of each polynomial method, with its source.
+QUINTIC = (2.0, -1.5, 0.5)  # p(1) = 1, p'(1) = 0; bounded for |s| <= sqrt 2
 COEFFICIENTS = {
-    # The "simple quintic" of modded-nanogpt's track 3 and of aurora-release: p(1) = 1, p'(1) = 0.
+    # The "simple quintic" of modded-nanogpt's track 3 and of aurora-release.
     # https://github.com/KellerJordan/modded-nanogpt records/track_3_optimization/train_gpt_simple.py
-    "quintic12": ((2.0, -1.5, 0.5),) * 12,
+    "quintic12": (QUINTIC,) * 12,
     # Muon's original: steep at zero, does not converge to 1. https://kellerjordan.github.io/posts/muon/
     "quintic5": ((3.4445, -4.7750, 2.0315),) * 5,
+    # arXiv 2505.16932, for [1e-3, 1] with cushion and safety .02 as in modded-nanogpt's track 1.
+    "polar_express": composition(lower=1e-3, steps=5),
 }
-METHODS = (*COEFFICIENTS, "exact")
+METHODS = (*COEFFICIENTS, "gram", "exact")
+# gram: the steps of quintic12 in three segments, X formed anew between them; without, eigenvalues that
+# rounding made negative grow until they overflow. Gram Newton-Schulz: https://github.com/Dao-AILab/gram-newton-schulz
+GRAM_SEGMENTS = (COEFFICIENTS["quintic12"][:4], COEFFICIENTS["quintic12"][4:8], COEFFICIENTS["quintic12"][8:])
 
 
 def polar(G: Tensor, method: str = "quintic12", dtype: torch.dtype | None = None) -> Tensor:
     """The polar factor of each matrix of `G` (..., rows, cols), in G's dtype; G is not written.
 
-    dtype: precision of the iteration; None is bfloat16 on CUDA and float32 (float64 for float64) elsewhere.
-    The result does not depend on the scale of G; a zero matrix gives zero.
-    Raises ValueError for an unknown method.
+    dtype: precision of the iteration; None is bfloat16 (`gram`: float16) on CUDA and float32 (float64 for
+    float64) elsewhere. The result does not depend on the scale of G; a zero matrix gives zero.
+    Raises ValueError for an unknown method, and for `gram` in bfloat16.
     """
     if method not in METHODS:
         raise ValueError(f"polar: unknown method {method!r}; known: {', '.join(METHODS)}")
@@ -41,15 +53,63 @@ def polar(G: Tensor, method: str = "quintic12", dtype: torch.dtype | None = None
         U, S, Vh = torch.linalg.svd(G.double(), full_matrices=False)
         tiny = S[..., :1] * 1e-12  # a zero singular value has no direction: it stays zero, as it does below
         return (U * (S > tiny).unsqueeze(-2) @ Vh).to(G.dtype)
-    if dtype is None:
-        dtype = torch.bfloat16 if G.is_cuda else torch.promote_types(G.dtype, torch.float32)
-    rows, cols = G.shape[-2:]
-    X = G.reshape(-1, rows, cols).to(torch.promote_types(G.dtype, torch.float32))
-    # The norm is taken in float32 before any cast, clamped only against exact zero: scale must not matter.
+    if method == "gram" and dtype == torch.bfloat16:
+        raise ValueError("polar: gram may diverge in bfloat16; use float16 or float32, or another method")
+    X = unit(G, dtype or iteration_dtype(G, method))
+    if method != "gram":
+        X = newton_schulz(X, COEFFICIENTS[method])
+    elif X.size(-2) == X.size(-1):
+        X = newton_schulz(X, COEFFICIENTS["quintic12"])  # for a square matrix the plain form is cheaper
+    else:
+        X = gram_newton_schulz(X) if X.size(-2) > X.size(-1) else gram_newton_schulz(X.mT).mT
+    return X.reshape(G.shape).to(G.dtype)
+
+
+def iteration_dtype(G: Tensor, method: str = "quintic12") -> torch.dtype:
+    """The precision `polar` iterates in where none is asked for."""
+    if G.is_cuda:
+        return torch.float16 if method == "gram" else torch.bfloat16
+    return torch.promote_types(G.dtype, torch.float32)
+
+
+def unit(G: Tensor, dtype: torch.dtype) -> Tensor:
+    """G / |G|_F as (batch, rows, cols) in `dtype`.
+
+    The norm is taken in float32 before any cast, clamped only against exact zero: scale must not matter.
+    """
+    X = G.reshape(-1, *G.shape[-2:]).to(torch.promote_types(G.dtype, torch.float32))
     norm = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True)
-    X = (X / norm.clamp(min=torch.finfo(X.dtype).tiny)).to(dtype)
-    for a, b, c in COEFFICIENTS[method]:
-        A = X.mT @ X if rows > cols else X @ X.mT  # the Gram matrix of the short side
+    return (X / norm.clamp(min=torch.finfo(X.dtype).tiny)).to(dtype)
+
+
+def newton_schulz(X: Tensor, coefficients) -> Tensor:
+    """The quintics (a, b, c) applied one after the other to the singular values of X (batch, rows, cols)."""
+    tall = X.size(-2) > X.size(-1)
+    for a, b, c in coefficients:
+        A = X.mT @ X if tall else X @ X.mT  # the Gram matrix of the short side
         B = torch.baddbmm(A, A, A, beta=b, alpha=c)
-        X = torch.baddbmm(X, X, B, beta=a) if rows > cols else torch.baddbmm(X, B, X, beta=a)
-    return X.view(G.shape).to(G.dtype)
+        X = torch.baddbmm(X, X, B, beta=a) if tall else torch.baddbmm(X, B, X, beta=a)
+    return X
+
+
+def gram_newton_schulz(X: Tensor) -> Tensor:
+    """quintic12 of a tall X by its Gram matrix: R = X'X, then Q <- Q Z and R <- Z R Z with Z = aI + bR + cR^2,
+    and X <- X Q at the end of each segment.
+
+    R is kept symmetric, and a Q, a R are added by the multiplication itself, in its accumulator's float32.
+    """
+    for segment in GRAM_SEGMENTS:
+        R, Q = X.mT @ X, None
+        for i, (a, b, c) in enumerate(segment):
+            W = torch.baddbmm(R, R, R, beta=b, alpha=c)
+            if Q is None:
+                Q = W.clone()
+                Q.diagonal(dim1=-2, dim2=-1).add_(a)
+            else:
+                Q = torch.baddbmm(Q, Q, W, beta=a)
+            if i + 1 < len(segment):
+                R = torch.baddbmm(R, W, R, beta=a)
+                R = torch.baddbmm(R, R, W, beta=a)
+                R = (R + R.mT) / 2
+        X = X @ Q
+    return X
