@@ -13,6 +13,7 @@ import hashlib
 import math
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import shards
-from optimizers import RECIPES, MatrixOptimizer, Recipe, build_optimizers, resolve
+from optimizers import RECIPES, Init, MatrixOptimizer, Recipe, build_optimizers, build_wrappers, resolve
 from records import show
 from records.cli import Parser, Refusal, command, near
 from records.environment import attention_backend, peak_flops, without_folders, write_header
@@ -225,28 +226,30 @@ PRESETS = {track.name: track for track in (  # models without a track
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, seed: int) -> None:
-    """Every `proj`, `down` and bias zero, gains one, embedding N(0, 1), other weights N(0, .33 / fan_in).
-    Each parameter has a generator of its own, seeded by the run's seed and the parameter's name and drawn on
-    the CPU, so that recipes, devices and world sizes start from the same weights."""
+def initialise(model: nn.Module, seed: int, init: Init = Init()) -> None:
+    """Biases and the head zero, gains one, embedding N(0, 1), other weights N(0, variance / fan_in) with the
+    recipe's variances: by default .33, and 0 for every `proj` and `down`. Each parameter has a generator of
+    its own, seeded by the run's seed and the parameter's name and drawn on the CPU, so that recipes, devices
+    and world sizes start from the same weights."""
     for name, p in model.named_parameters():
         kind = name.split(".")[-1]
         if kind == "gains":
             p.fill_(1)
-        elif kind == "bias" or name.split(".")[-2] in ("proj", "down"):
+        elif kind == "bias" or not init.variance(name):
             p.zero_()
         else:
             digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-            std = 1.0 if name.startswith("embed.") else (0.33 / p.size(-1)) ** 0.5
+            std = 1.0 if name.startswith("embed.") else (init.variance(name) / p.size(-1)) ** 0.5
             p.copy_(torch.randn(p.shape, generator=generator) * std)
 
 
-def lr_factor(step: int, recipe: Recipe) -> float:
-    """What multiplies every peak learning rate at `step`: linear warm-up, flat, linear cooldown to 0."""
+def lr_factor(step: int, recipe: Recipe, cooldown_frac: float) -> float:
+    """What multiplies a peak learning rate at `step`: linear warm-up, flat, and linear cooldown to 0 over the
+    last `cooldown_frac` of the schedule."""
     warmup = min(1.0, (step + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0
     left = 1 - step / recipe.schedule_steps
-    return warmup * (min(1.0, left / recipe.cooldown_frac) if recipe.cooldown_frac else 1.0)
+    return warmup * (min(1.0, left / cooldown_frac) if cooldown_frac else 1.0)
 
 
 ########################################
@@ -340,21 +343,6 @@ def open_streams(plan: Plan, world: World) -> tuple[shards.TokenStream, shards.T
     return shards.open_streams(plan.data_dir, plan.track, plan.recipe.steps, world.rank, world.size, fix)
 
 
-def fetch_command(argv: list[str]) -> str:
-    """The command that fetches what a run with these arguments needs, "" where nothing is missing. For
-    scripts/run.sh. Bad arguments end the process with one line and exit code 2."""
-    plan = None
-    try:
-        plan = parse(argv)
-        open_streams(plan, World(0, 1, torch.device("cpu")))
-    except Refusal as refusal:
-        if plan is None:
-            print(f"train_gpt.py: {refusal}", file=sys.stderr)
-            raise SystemExit(refusal.code) from None
-        return "" if plan.args.data_dir else fetch_words(plan)
-    return ""
-
-
 ########################################
 #       Micro-batch and warm-up        #
 ########################################
@@ -377,10 +365,7 @@ class Run:
 
     def optimizers(self) -> list:
         group = dist.group.WORLD if self.world.size > 1 else None
-        optimizers = build_optimizers(self.model, self.plan.recipe, process_group=group)
-        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["initial_lr"] = group["lr"]
-        return optimizers
+        return build_optimizers(self.model, self.plan.recipe, process_group=group)
 
     def guard(self, seed: int) -> Guard:
         names = [name for name, _ in self.model.named_parameters()]
@@ -404,7 +389,7 @@ def warm_up(run: Run) -> dict:
     started, world, context = time.perf_counter(), run.world, run.plan.track.context
     share = run.train.local // context
     run.micro = divisor(share, 64 if world.device.type == "cuda" else max(1, 1024 // context))
-    initialise(run.model, 0)
+    initialise(run.model, 0, run.plan.recipe.init)
     optimizers, guard, done = run.optimizers(), run.guard(seed=0), 0
     while done < 2:  # the second step runs beside the optimizers' state
         dummy = torch.zeros((min(share, 2 * run.micro), context), dtype=torch.int64, device=world.device)
@@ -512,14 +497,18 @@ def flops_per_token(model: GPT, track: Track) -> float:
 def train_seed(run: Run, seed: int, tracker=None) -> dict:
     """Train one seed from step 0; returns its outcome."""
     track, recipe, every = run.plan.track, run.plan.recipe, run.plan.args.val_every
-    initialise(run.model, seed)
+    initialise(run.model, seed, recipe.init)
     optimizers, guard, clock = run.optimizers(), run.guard(seed), Clock(run.world)
+    wrappers = build_wrappers(run.model, recipe, optimizers)
     shown, crossed, val_loss, train_loss = time.perf_counter(), None, math.nan, None
     for step in range(recipe.steps + 1):
         if track.validates(step, recipe) or (every and step % every == 0):
             seconds = clock.stop()
             train_loss = guard.check()
-            val_loss = validate(run)
+            with ExitStack() as readouts:
+                for wrapper in wrappers:
+                    readouts.enter_context(wrapper.readout())
+                val_loss = validate(run)
             if not math.isfinite(val_loss):
                 raise Diverged(f"seed {seed}: the validation loss at step {step} is {val_loss}; lower the "
                                "learning rate (--recipe.lr)")
@@ -531,10 +520,14 @@ def train_seed(run: Run, seed: int, tracker=None) -> dict:
                 break
             clock.start()
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = group["initial_lr"] * lr_factor(step, recipe)
+            group["lr"] = group["initial_lr"] * lr_factor(step, recipe, group["cooldown_frac"])
+        for wrapper in wrappers:
+            wrapper.before_forward()
         loss, low = forward_backward(run, *map(run.tokens, run.train[step]))
         train_loss = guard.check()
         update(run, optimizers, guard, step, loss, low)
+        for wrapper in wrappers:
+            wrapper.after_step()
         if time.perf_counter() - shown > 10:
             shown = time.perf_counter()
             report(run, seed, step, clock.read(), train_loss)

@@ -10,17 +10,24 @@ or, for a whole model whose parameters are named as train_gpt.py's are:
 import torch
 from torch import nn
 
-from .aurora import Aurora, BalancedPolar, balanced_polar
+from .aurora import Aurora, BalancedPolar
+from .balance import balanced_polar
+from .contra import Contra
 from .matrix import Context, MatrixOptimizer, Stage
 from .momentum import Nesterov
 from .muon import Muon, Polar
+from .normuon import NorMuon, RowNorm, RowVariance, UNorMuon
 from .polar import polar
-from .recipes import RECIPES, AdamW, Recipe, resolve
-from .step import AspectScale, Decay
+from .recipes import RECIPES, AdamW, Init, Recipe, resolve
+from .soap import Soap
+from .step import AspectScale, CautiousDecay, Decay, Hyperball, RootMeanSquare, UpdateFloor
+from .wrappers import EmaNesterov, TailAverage, Wrapper
 
-__all__ = ["Aurora", "Muon", "MatrixOptimizer", "Stage", "Context", "Nesterov", "Polar", "BalancedPolar",
-           "AspectScale", "Decay", "polar", "balanced_polar", "RECIPES", "Recipe", "resolve",
-           "build_optimizers", "roles"]
+__all__ = ["Aurora", "Muon", "NorMuon", "UNorMuon", "MatrixOptimizer", "Stage", "Context", "Nesterov",
+           "Polar", "BalancedPolar", "RowVariance", "RowNorm", "Contra", "Soap", "AspectScale",
+           "RootMeanSquare", "UpdateFloor", "Decay", "CautiousDecay", "Hyperball", "Wrapper", "EmaNesterov",
+           "TailAverage", "polar", "balanced_polar", "RECIPES", "Recipe", "Init", "resolve",
+           "build_optimizers", "build_wrappers", "roles"]
 
 
 def roles(model: nn.Module) -> dict[str, list]:
@@ -45,11 +52,11 @@ def roles(model: nn.Module) -> dict[str, list]:
 
 
 def build_optimizers(model: nn.Module, recipe: Recipe, process_group=None) -> list:
-    """The optimizers of a recipe, with learning rates at their peak: AdamW for embedding, head and vectors,
-    and the recipe's chain (or AdamW) for the hidden matrices, each role with its balance.
+    """The optimizers of a recipe: AdamW for embedding, head and vectors, and the recipe's chain (or AdamW)
+    for the hidden matrices, each role with its balance. Learning rates are at their peak, also "initial_lr".
 
     process_group: the ranks the matrices are sharded over, see MatrixOptimizer; AdamW takes gradients as
-    they are.
+    they are. Every param group says in "cooldown_frac" over which share of the schedule its lr cools down.
     """
     by_role, aux = roles(model), recipe.aux
     groups = [dict(params=by_role[role], lr=lr) for role, lr in
@@ -66,4 +73,13 @@ def build_optimizers(model: nn.Module, recipe: Recipe, process_group=None) -> li
                   for role in ("attn", "up", "down") if by_role[role]]
         optimizers.append(MatrixOptimizer(groups, recipe.matrices, recipe.lr, recipe.weight_decay,
                                           recipe.momentum, process_group=process_group))
+    for optimizer, cooldown_frac in zip(optimizers, (aux.cooldown_frac, None)):
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+            group["cooldown_frac"] = recipe.cooldown_frac if cooldown_frac is None else cooldown_frac
     return optimizers
+
+
+def build_wrappers(model: nn.Module, recipe: Recipe, optimizers: list) -> list[Wrapper]:
+    """The recipe's wrappers at work on the model's parameters and the optimizers built for it."""
+    return [wrapper.attach(model.named_parameters(), optimizers) for wrapper in recipe.wrappers]

@@ -34,6 +34,9 @@ class Context:
     momentum: Tensor
     step: Tensor                   # steps taken before this one
     balance: str | None            # the side Aurora evens out
+    names: list = field(default_factory=list)  # of the parameters, for a refusal by init
+    first: bool = False            # this is the optimizer's first step; not a tensor: graphs may differ
+    before: Tensor | None = None   # in after_step: the weight before this step
     state: dict[str, Tensor] = field(default_factory=dict)  # stages replace entries, never write into them
 
 
@@ -41,7 +44,10 @@ class Stage:
     """One function of the update. Subclasses are frozen dataclasses: their fields are the recipe."""
 
     def init(self, ctx: Context) -> None:
-        """Allocate what the stage keeps: ctx.state[name] = a tensor whose first dimension is the batch."""
+        """Allocate what the stage keeps: ctx.state[name] = a tensor whose first dimension is the batch.
+
+        May raise ValueError for weights the stage cannot work on, naming one of ctx.names.
+        """
 
     def __call__(self, update: Tensor, ctx: Context) -> Tensor:
         """The next update, same shape; new state is assigned to ctx.state[name]."""
@@ -51,18 +57,19 @@ class Stage:
         """Optional, after W <- W - lr update: refresh a basis, or pin a norm by assigning ctx.weight."""
 
 
-def run_chain(chain, weight, grad, state, scalars, balance, skip) -> Tensor:
+def run_chain(chain, weight, grad, state, scalars, balance, first, skip) -> Tensor:
     """One step of `chain` on a stack: returns the new weight and writes `state` in place.
 
     skip: 0-d, non-zero keeps weight and state exactly as they are (a non-finite gradient), no host sync.
     """
     high = torch.promote_types(weight.dtype, torch.float32)
-    ctx = Context(weight=weight.to(high), grad=grad.to(high), balance=balance, **scalars)
+    grad = torch.where(skip != 0, 0, grad.to(high))  # a stage that decomposes it must not meet a NaN
+    ctx = Context(weight=weight.to(high), grad=grad, balance=balance, first=first, **scalars)
     ctx.state = {name: value.to(high) for name, value in state.items()}
     update = ctx.grad
     for stage in chain:
         update = stage(update, ctx)
-    ctx.weight = ctx.weight - ctx.lr * update
+    ctx.before, ctx.weight = ctx.weight, ctx.weight - ctx.lr * update
     for stage in chain:
         stage.after_step(ctx)
     for name, old in state.items():
@@ -94,7 +101,8 @@ class Stack:
         """State for the owned matrices, as per-parameter views in `old`; what `old` holds already stays."""
         weight = self.batch(self.owned, len(self.owned))
         zero = torch.zeros(())
-        ctx = Context(weight, weight, zero, zero, zero, zero, zero, self.group["balance"])
+        names = self.names[self.first:self.first + len(self.owned)]
+        ctx = Context(weight, weight, zero, zero, zero, zero, zero, self.group["balance"], names)
         for stage in chain:
             stage.init(ctx)
         self.state = ctx.state
@@ -158,7 +166,13 @@ class MatrixOptimizer(torch.optim.Optimizer):
         """Add a group; ValueError for what is not a plain 2-D float matrix and for values out of range."""
         super().add_param_group(param_group)
         self._stacks = None
-        group = self.param_groups[-1]
+        try:
+            self._check(self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def _check(self, group: dict) -> None:
         kind = type(self).__name__
         for key, high in (("lr", float("inf")), ("weight_decay", float("inf")), ("momentum", 1)):
             if not isinstance(group[key], (int, float, Tensor)) or not 0 <= float(group[key]) < high:
@@ -293,7 +307,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
             # dynamic=False: a stack's shape never changes, so each is compiled once and for good.
             self._compiled = torch.compile(run_chain, dynamic=False) if weight.is_cuda else run_chain
         new = self._compiled(self.chain, weight[:count], grad[:count], stack.state, scalars,
-                             group["balance"], skip)
+                             group["balance"], group["step"] == 0, skip)
         if stack.whole is not None:
             whole, keep = stack.whole
             for name, value in stack.state.items():

@@ -35,9 +35,9 @@ COEFFICIENTS = {
     "polar_express": composition(lower=1e-3, steps=5),
 }
 METHODS = (*COEFFICIENTS, "gram", "exact")
-# gram: the steps of quintic12 in three segments, X formed anew between them; without, eigenvalues that
-# rounding made negative grow until they overflow. Gram Newton-Schulz: https://github.com/Dao-AILab/gram-newton-schulz
-GRAM_SEGMENTS = (COEFFICIENTS["quintic12"][:4], COEFFICIENTS["quintic12"][4:8], COEFFICIENTS["quintic12"][8:])
+# gram: the steps of quintic12 in three segments, X formed anew between them; without that, eigenvalues that
+# rounding made negative grow until they overflow. https://github.com/Dao-AILab/gram-newton-schulz
+GRAM_SEGMENTS = ((QUINTIC,) * 4,) * 3
 
 
 def polar(G: Tensor, method: str = "quintic12", dtype: torch.dtype | None = None) -> Tensor:
@@ -93,8 +93,8 @@ def newton_schulz(X: Tensor, coefficients) -> Tensor:
 
 
 def gram_newton_schulz(X: Tensor) -> Tensor:
-    """quintic12 of a tall X by its Gram matrix: R = X'X, then Q <- Q Z and R <- Z R Z with Z = aI + bR + cR^2,
-    and X <- X Q at the end of each segment.
+    """quintic12 of a tall X by its Gram matrix R = X'X: Q <- Q Z and R <- Z R Z with Z = aI + bR + cR^2, and
+    X <- X Q at the end of each segment.
 
     R is kept symmetric, and a Q, a R are added by the multiplication itself, in its accumulator's float32.
     """

@@ -1,6 +1,6 @@
 """Coefficients of Polar Express: the composition of odd quintics that is nearest to 1 on [lower, 1].
 
-Each step is the best odd quintic for the interval that the steps before it leave, found by the Remez exchange.
+Each step is the best odd quintic for the interval that the steps before it leave, by the Remez exchange.
 Source: Amsel, Persson, Musco, Gower, "The Polar Express", arXiv 2505.16932, sections 3 and 4 and its code.
 """
 import math

@@ -6,10 +6,12 @@ by their dotted names; `resolve(name, track)` applies them.
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 
 from .aurora import BalancedPolar
+from .contra import Contra
 from .matrix import BALANCES
 from .momentum import Nesterov
 from .muon import Polar
-from .step import AspectScale, Decay
+from .normuon import RowVariance
+from .step import AspectScale, Decay, Hyperball, UpdateFloor
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,24 @@ class Auxiliary:
     beta1: float = 0.8
     beta2: float = 0.95
     eps: float = 1e-10
+    cooldown_frac: float | None = None  # None: the recipe's
+
+
+@dataclass(frozen=True)
+class Init:
+    """Initial variance times fan-in of the weights of a role; all other hidden weights have .33."""
+
+    attn_proj: float = 0.0
+    up: float = 0.33    # fc, gate and up
+    down: float = 0.0   # mlp.proj and down
+
+    def variance(self, name: str) -> float:
+        """Variance times fan-in of the weight `name` of a train_gpt.GPT; the head's is 0."""
+        if ".mlp." in name:
+            return self.down if name.split(".")[-2] in ("proj", "down") else self.up
+        if ".attn.proj." in name:
+            return self.attn_proj
+        return 0.0 if name.startswith("proj.") else 0.33
 
 
 @dataclass(frozen=True)
@@ -48,7 +68,8 @@ class Recipe:
     """What a run may choose. Learning rates are peaks: lr(t) = peak * warm-up(t) * cooldown(t).
 
     warm-up rises linearly over warmup_steps; cooldown falls linearly to 0 over the last `cooldown_frac` of
-    schedule_steps. steps <= schedule_steps is where the run stops.
+    schedule_steps (the auxiliary optimizer may have one of its own). steps <= schedule_steps is where the
+    run stops.
     """
 
     name: str
@@ -63,6 +84,8 @@ class Recipe:
     matrices: tuple | AdamW          # the chain of the hidden matrices, or AdamW
     balance: Balance
     aux: Auxiliary
+    init: Init = Init()
+    wrappers: tuple = ()             # around all optimizers, see wrappers.py
     on: dict = field(default_factory=dict, compare=False, repr=False)
 
     def check(self) -> None:
@@ -76,13 +99,15 @@ class Recipe:
                              f"exceed recipe.schedule_steps {self.schedule_steps}: change the other, too")
         if isinstance(self.matrices, AdamW) and (self.momentum or any(asdict(self.balance).values())):
             raise ValueError("recipe.momentum and recipe.balance mean nothing to AdamW; see matrices.beta1")
-        if not 0 <= self.cooldown_frac <= 1:
-            raise ValueError(f"recipe.cooldown_frac must lie in 0..1, got {self.cooldown_frac}")
+        for name, share in (("", self.cooldown_frac), ("aux.", aux.cooldown_frac)):
+            if share is not None and not 0 <= share <= 1:
+                raise ValueError(f"recipe.{name}cooldown_frac must lie in 0..1, got {share}")
         for name, value, end in (
                 ("warmup_steps", self.warmup_steps, endless), ("lr", self.lr, endless),
                 ("weight_decay", self.weight_decay, endless), ("momentum", self.momentum, 1),
                 ("aux.embed_lr", aux.embed_lr, endless), ("aux.head_lr", aux.head_lr, endless),
                 ("aux.vector_lr", aux.vector_lr, endless), ("aux.weight_decay", aux.weight_decay, endless),
+                *((f"init.{role}", value, endless) for role, value in asdict(self.init).items()),
                 *((f"{n} of AdamW", getattr(a, n), 1)
                   for n in ("beta1", "beta2", "eps") for a in (aux, adam))):
             if not 0 <= value < end:
@@ -94,10 +119,9 @@ class Recipe:
     def resolved(self) -> dict:
         """This recipe as plain JSON, all that decides a run: what the log stores and hashes."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "on"}
-        plain = {k: asdict(v) if is_dataclass(v) else v for k, v in plain.items()}
-        if isinstance(self.matrices, tuple):
-            plain["matrices"] = [repr(stage) for stage in self.matrices]
-        return plain
+        return {name: asdict(value) if is_dataclass(value) else
+                [repr(part) for part in value] if isinstance(value, tuple) else value
+                for name, value in plain.items()}
 
 
 # Auxiliary AdamW of modded-nanogpt's track 3: rows before #36, and the tuned ones of #36.
@@ -106,6 +130,17 @@ AUX_36 = Auxiliary(embed_lr=0.7, head_lr=0.004, vector_lr=0.015, weight_decay=0.
 
 # What differs on `laptop` is tuned there, by scripts/sweep.py: records/tuning/.
 _SPRINT = {"steps": 1525, "schedule_steps": 1525}  # one pass over the first shard
+_LAPTOP = {"steps": 300, "schedule_steps": 300}
+_ELSEWHERE = {"sprint": _SPRINT, "laptop": _LAPTOP}
+
+
+def _row(number: int, what: str, **values) -> Recipe:
+    """A row of modded-nanogpt's track 3, https://github.com/KellerJordan/modded-nanogpt
+    records/track_3_optimization/README.md; its constants as in the code its log holds. `steps` is the step
+    the row claims, `schedule_steps` the length its schedule is drawn for."""
+    common = dict(cooldown_frac=0.7, warmup_steps=0, momentum=0.95, balance=Balance(), aux=AUX, on=_ELSEWHERE)
+    return Recipe(name=f"track3-{number}", note=f"modded-nanogpt track 3, row {number}: {what}; not yet run "
+                  "here on 8 GPUs", **{**common, **values})
 
 RECIPES = {recipe.name: recipe for recipe in (
     Recipe(
@@ -114,8 +149,7 @@ RECIPES = {recipe.name: recipe for recipe in (
         steps=5625, schedule_steps=5625, cooldown_frac=0.7, warmup_steps=250,
         lr=0.0015, weight_decay=0.1, momentum=0.0,
         matrices=AdamW(beta1=0.9, beta2=0.95, eps=1e-10), balance=Balance(), aux=AUX,
-        on={"sprint": _SPRINT, "laptop": {"steps": 300, "schedule_steps": 300, "warmup_steps": 13,
-                                          "lr": 0.001, "weight_decay": 0.0}},
+        on={"sprint": _SPRINT, "laptop": {**_LAPTOP, "warmup_steps": 13, "lr": 0.001, "weight_decay": 0.0}},
     ),
     Recipe(
         name="muon",
@@ -124,7 +158,7 @@ RECIPES = {recipe.name: recipe for recipe in (
         lr=0.025, weight_decay=0.05, momentum=0.95,
         matrices=(Nesterov(), Polar("quintic12"), AspectScale(), Decay()), balance=Balance(), aux=AUX_36,
         on={"sprint": _SPRINT,
-            "laptop": {"steps": 300, "schedule_steps": 300, "lr": 0.02, "weight_decay": 0.025}},
+            "laptop": {**_LAPTOP, "lr": 0.02, "weight_decay": 0.025}},
     ),
     Recipe(
         name="aurora",
@@ -135,8 +169,23 @@ RECIPES = {recipe.name: recipe for recipe in (
         matrices=(Nesterov(), BalancedPolar(iterations=2, beta=0.5), AspectScale(), Decay()),
         balance=Balance(attn=None, up="rows", down=None), aux=AUX_36,
         on={"sprint": _SPRINT,
-            "laptop": {"steps": 300, "schedule_steps": 300, "lr": 0.028, "weight_decay": 0.05}},
+            "laptop": {**_LAPTOP, "lr": 0.028, "weight_decay": 0.05}},
     ),
+    _row(36, "Muon and auxiliary AdamW tuned, 3.2787 (n=10)", steps=3250, schedule_steps=3250, lr=0.025,
+         weight_decay=0.05, matrices=(Nesterov(), Polar(), AspectScale(), Decay()), aux=AUX_36),
+    _row(12, "Muon, 3.2790 (n=20)", steps=3325, schedule_steps=3350, lr=0.035, weight_decay=0.025,
+         matrices=(Nesterov(), Polar(), AspectScale(), Decay())),
+    _row(10, "NorMuon, 3.2789 (n=20)", steps=3250, schedule_steps=3300, lr=0.035, weight_decay=0.025,
+         matrices=(Nesterov(), Polar(), RowVariance(0.95), AspectScale(), Decay())),
+    _row(17, "Aurora on both sides of the MLP, Contra-Muon and u/w-floor, 3.2789 (n=20); unlike row 11, "
+         "which it builds on, without a variance step", steps=3175, schedule_steps=3200, lr=0.0375,
+         weight_decay=0.0, balance=Balance(attn=None, up="long", down="long"),
+         matrices=(Nesterov(), Contra(BalancedPolar(iterations=2, beta=0.5), 0.2), AspectScale(),
+                   UpdateFloor(0.35))),
+    _row(5, "MuonH, 3.2782 (n=10); initial weights normal and biases zero here, uniform (torch's default) "
+         "of the same variance there", steps=3325, schedule_steps=3325, lr=0.018, weight_decay=0.0,
+         cooldown_frac=1.0, matrices=(Nesterov(), Polar(), Hyperball()), aux=replace(AUX, cooldown_frac=0.4),
+         init=Init(attn_proj=1.25**2 / 3, up=1.5**2 / 3, down=3.0**2 / 3)),
 )}
 
 

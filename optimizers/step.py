@@ -1,9 +1,20 @@
-"""What turns a direction into a step: the aspect-ratio scale and decoupled weight decay."""
+"""What turns a direction into a step: scales, floors, weight decay, and the pin of a norm."""
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .matrix import Context, Stage
+
+
+def frobenius(X: Tensor) -> Tensor:
+    """|X|_F of each matrix, shape (..., 1, 1)."""
+    return torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True)
+
+
+def ratio(a: Tensor, b: Tensor) -> Tensor:
+    """a / b, and 0 where b is 0."""
+    return torch.where(b > 0, a / b, 0)
 
 
 @dataclass(frozen=True)
@@ -19,6 +30,34 @@ class AspectScale(Stage):
 
 
 @dataclass(frozen=True)
+class RootMeanSquare(Stage):
+    """update <- value sqrt(rows cols) update / |update|_F: a root mean square of `value` per entry.
+
+    .2 is AdamW's usual one. Source: Moonlight, arXiv 2502.16982, section 2.2; NorMuon, arXiv 2510.05491.
+    """
+
+    value: float = 0.2
+
+    def __call__(self, update: Tensor, ctx: Context) -> Tensor:
+        rows, cols = update.shape[-2:]
+        return update * ratio(update.new_tensor(self.value * (rows * cols) ** 0.5), frobenius(update))
+
+
+@dataclass(frozen=True)
+class UpdateFloor(Stage):
+    """The u/w-floor: update * max(1, floor |W|_F / |update|_F); nothing happens to a zero weight or update.
+
+    Takes the place of weight decay: a weight that outgrows its update gets larger ones. floor .35 is that of
+    modded-nanogpt's track 3, rows 9 to 28 (.3825 from row 29 on). Stands behind the aspect scale.
+    """
+
+    floor: float = 0.35
+
+    def __call__(self, update: Tensor, ctx: Context) -> Tensor:
+        return update * ratio(self.floor * frobenius(ctx.weight), frobenius(update)).clamp(min=1)
+
+
+@dataclass(frozen=True)
 class Decay(Stage):
     """Decoupled weight decay: update + wd W, which the step turns into W <- (1 - lr wd) W - lr update.
 
@@ -27,3 +66,38 @@ class Decay(Stage):
 
     def __call__(self, update: Tensor, ctx: Context) -> Tensor:
         return update + ctx.weight_decay * ctx.weight
+
+
+@dataclass(frozen=True)
+class CautiousDecay(Stage):
+    """Decay of those entries that the update moves towards zero: update + wd W [update W > 0].
+
+    Source: Cautious Weight Decay, arXiv 2510.12402; modded-nanogpt's track 3, row 46 (wd .025).
+    """
+
+    def __call__(self, update: Tensor, ctx: Context) -> Tensor:
+        return update + ctx.weight_decay * ctx.weight * (update * ctx.weight > 0)
+
+
+@dataclass(frozen=True)
+class Hyperball(Stage):
+    """The weight keeps its Frobenius norm, and moves by lr times it:
+
+        W' = W - lr |W| update / |update|;   W <- W' |W| / |W'|
+
+    The last stage of its chain; weight decay has no place in it. At lr 0 nothing changes.
+    Source: MuonH, modded-nanogpt's track 3, row 5. Raises ValueError for a weight of norm 0, which could
+    never move.
+    """
+
+    def init(self, ctx: Context) -> None:
+        for name, norm in zip(ctx.names, frobenius(ctx.weight).flatten().tolist()):
+            if norm == 0:
+                raise ValueError(f"Hyperball: {name} is zero and would stay zero on a sphere of radius 0; "
+                                 "initialise it to something else, or leave it out of this chain")
+
+    def __call__(self, update: Tensor, ctx: Context) -> Tensor:
+        return update * ratio(frobenius(ctx.weight), frobenius(update))
+
+    def after_step(self, ctx: Context) -> None:
+        ctx.weight = ctx.weight * ratio(frobenius(ctx.before), frobenius(ctx.weight))

@@ -33,18 +33,9 @@ if [ -n "$only_ask" ]; then
   exec "$python" "$root/train_gpt.py" "$@"
 fi
 
-# One line with the number of GPUs, then the fetch command, one word a line (so that paths may hold spaces).
 # Wrong arguments end here, with the trainer's own line and exit code. -P: nothing is imported from the
 # caller's folder.
-plan=$("$python" -P -c '
-import shlex, sys
-root, args = sys.argv[1], sys.argv[2:]
-sys.path.insert(0, root)
-import torch, train_gpt
-fetch = train_gpt.fetch_command(args) or ""
-cpu = "--device=cpu" in args or ("--device", "cpu") in zip(args, args[1:])
-print(1 if cpu else torch.cuda.device_count(), *shlex.split(fetch), sep="\n")
-' "$root" "$@")
+plan=$("$python" -P "$root/scripts/needs.py" "$@")
 fetch=()
 {
   read -r nproc

@@ -1,6 +1,5 @@
-"""Muon and Aurora: the mathematics by properties, and the behaviour of an ordinary torch optimizer."""
+"""Muon and Aurora: the published updates, and the behaviour of ordinary torch optimizers."""
 import copy
-import math
 import shutil
 import subprocess
 import sys
@@ -8,131 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
-from optimizers import (RECIPES, Aurora, MatrixOptimizer, Muon, Nesterov, Polar, balanced_polar,
-                        build_optimizers, polar, resolve)
+from optimizers import (RECIPES, Aurora, MatrixOptimizer, Muon, Nesterov, Polar, build_optimizers, polar,
+                        resolve)
 from train_gpt import GPT, PRESETS, TRACKS
 
+from .matrices import SQUARE, TALL, WIDE, matrix
+
 ROOT = Path(__file__).resolve().parents[1]
-TALL, WIDE, SQUARE = (96, 24), (24, 96), (32, 32)
-
-
-def matrix(shape, seed=0, uneven=1.0):
-    """A random matrix whose rows differ in scale (lognormal, sigma = uneven)."""
-    g = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=g) * (uneven * torch.randn(*shape[:-1], 1, generator=g)).exp()
-
-
-def spread(norms):
-    return float(norms.std() / norms.mean())
-
-
-# ---------------------------------------------------------------- the polar factor
-
-
-@settings(max_examples=40, deadline=None)
-@given(rows=st.integers(1, 40), cols=st.integers(1, 40), batch=st.integers(1, 3), scale=st.integers(-12, 12))
-def test_polar_is_the_svds_factor_at_any_shape_and_scale(rows, cols, batch, scale):
-    G = torch.randn(batch, rows, cols, generator=torch.Generator().manual_seed(rows * 41 + cols))
-    U, S, Vh = torch.linalg.svd(G.double(), full_matrices=False)
-    if (S[:, -1] / S[:, 0]).min() < 1e-2:
-        return  # quintic12 does not promise the smallest singular values
-    for method in ("quintic12", "exact"):
-        assert torch.allclose(polar(G * 10.0**scale, method), (U @ Vh).float(), atol=1e-3), method
-
-
-@pytest.mark.parametrize("method, low, high", [("quintic12", 0.99, 1.01), ("quintic5", 0.6, 1.2)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_polar_singular_values(method, low, high, dtype):
-    slack = 0.02 if dtype == torch.bfloat16 else 0
-    for shape in (TALL, WIDE):
-        s = torch.linalg.svdvals(polar(matrix(shape), method, dtype))
-        assert low - slack < s.min() and s.max() < high + slack
-
-
-def test_polar_of_zero_and_of_low_rank():
-    assert not polar(torch.zeros(3, 8, 5)).any()
-    low = torch.outer(torch.arange(1.0, 9), torch.arange(1.0, 6))
-    for method in ("quintic12", "exact"):
-        s = torch.linalg.svdvals(polar(low, method))
-        assert s[0] == pytest.approx(1, abs=1e-2) and s[1:].max() < 1e-2
-
-
-def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="newton.*known: quintic12"):
-        polar(torch.eye(3), "newton")
-    with pytest.raises(ValueError, match="known: quintic12"):
-        Polar("newton")
-    with pytest.raises(ValueError, match="schedule"):
-        Aurora([nn.Parameter(torch.eye(3))], lr=0.1, schedule="sometimes")
-
-
-# ---------------------------------------------------------------- the balanced polar factor
-
-
-def test_rows_become_even_as_iterations_grow_and_columns_stay_orthonormal():
-    G = matrix((256, 64), uneven=1.0)
-    muon = spread(polar(G).norm(dim=1))
-    spreads = [spread(balanced_polar(G, iterations=k).norm(dim=1)) for k in (1, 2, 3, 5)]
-    assert muon > 0.3 and spreads[0] < 0.12 and spreads[1] < 0.05 and spreads[2] < 0.02
-    assert spreads == sorted(spreads, reverse=True)
-    U = balanced_polar(G)
-    assert torch.allclose(U.T @ U, torch.eye(64), atol=2e-2)
-    assert U.norm(dim=1).mean() == pytest.approx(math.sqrt(64 / 256), rel=1e-2)
-
-
-@pytest.mark.parametrize("balance, tall, wide", [("rows", "rows", None), ("columns", None, "columns"),
-                                                 ("long", "rows", "columns"), (None, None, None)])
-def test_which_side_is_balanced(balance, tall, wide):
-    for shape, side in ((TALL, tall), (WIDE, wide), (SQUARE, None)):
-        G = matrix(shape)
-        if shape == WIDE:
-            G = matrix(TALL).T
-        U = balanced_polar(G, balance)
-        if side is None:
-            assert torch.equal(U, polar(G))
-        else:
-            assert spread(U.norm(dim=1 if side == "rows" else 0)) < 0.05
-    assert torch.allclose(balanced_polar(matrix(TALL), "long"), balanced_polar(matrix(TALL).T, "long").T,
-                          atol=1e-5)
-
-
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6), exponent=st.integers(-12, 12), k=st.integers(1, 3))
-def test_equivariance(seed, exponent, k):
-    G = matrix((40, 12), seed)
-    U = balanced_polar(G, iterations=k)
-    order = torch.randperm(40, generator=torch.Generator().manual_seed(seed))
-    assert torch.allclose(balanced_polar(G[order], iterations=k), U[order], atol=1e-3)
-    Q = torch.randn(12, 12, generator=torch.Generator().manual_seed(seed + 1))
-    Q = polar(Q.double(), "exact").float()
-    assert torch.allclose(balanced_polar(G @ Q, iterations=k), U @ Q, atol=5e-3)
-    assert torch.allclose(balanced_polar(G * 10.0**exponent, iterations=k), U, atol=1e-4)
-    if k == 1:  # the first D undoes any positive scale of the rows
-        scale = torch.rand(40, 1, generator=torch.Generator().manual_seed(seed)) + 0.1
-        assert torch.allclose(balanced_polar(G * scale, iterations=1), U, atol=1e-3)
-
-
-@pytest.mark.parametrize("iterations", [1, 2, 8])
-def test_zero_rows_and_zero_matrices_stay_zero(iterations):
-    G = matrix((2, 40, 12))
-    G[0, ::3] = 0
-    G[1] = 0
-    U = balanced_polar(G, iterations=iterations)
-    assert U.isfinite().all() and not U[0, ::3].any() and not U[1].any()
-    assert U[0, 1::3].norm(dim=1).min() > 0.1
-
-
-@pytest.mark.parametrize("uneven, rank", [(3.0, 12), (0.0, 2), (1.0, 1)])
-def test_hostile_matrices_stay_bounded(uneven, rank):
-    G = matrix((64, rank), 1, uneven) @ matrix((rank, 16), 2, 0) + 1e-6 * matrix((64, 16), 3, 0)
-    G[5:9] *= 1e-6
-    for iterations in (1, 2, 3):
-        assert torch.linalg.svdvals(balanced_polar(G, iterations=iterations)).max() < 1.2
-
 
 # ---------------------------------------------------------------- the published updates, three steps
 
@@ -276,6 +159,15 @@ def test_bad_arguments(make, words):
     with pytest.raises(ValueError) as error:
         make()
     assert all(word in str(error.value) for word in words), error.value
+
+
+def test_a_refused_group_is_not_kept():
+    model, optimizer = three(Muon)
+    with pytest.raises(ValueError, match="2-D"):
+        optimizer.add_param_group(dict(params=[("bias", nn.Parameter(torch.zeros(4)))]))
+    give(model, 0)
+    optimizer.step()
+    assert len(optimizer.param_groups) == 1
 
 
 def test_a_sparse_gradient_is_refused():

@@ -1,5 +1,6 @@
-"""The shell scripts, as real processes on a copy of them with a stub trainer. Nothing is installed: the
-copy's `.venv` is a wrapper around the Python that runs the tests, with the stamp of a finished set-up."""
+"""The shell scripts, as real processes on a copy of them with stubs of the trainer and needs.py. Nothing is
+installed: the copy's `.venv` is a wrapper around the Python that runs the tests, with the stamp of a
+finished set-up."""
 import os
 import socket
 import subprocess
@@ -15,15 +16,20 @@ OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "PIP_INDEX_URL", "PIP_PROX
 
 TRAINER = r"""
 import os, sys
-def fetch_command(args):
-    if "--bad" in args:
-        print("train_gpt: unknown argument --bad", file=sys.stderr)
-        raise SystemExit(2)
-    return "fetch.py 'two words' 3" if "--fetch" in args else ""
 if __name__ == "__main__":
     ranks = f"{os.environ.get('RANK')}/{os.environ.get('WORLD_SIZE')}"
     os.write(1, " ".join(["trained", *sys.argv[1:], ranks]).encode() + b"\n")  # in one piece
     sys.exit(int(os.environ.get("EXIT", 0)))
+"""
+
+NEEDS = r"""
+import os, sys
+if "--bad" in sys.argv:
+    print("train_gpt: unknown argument --bad", file=sys.stderr)
+    raise SystemExit(2)
+cpu = "--device=cpu" in sys.argv or ("--device", "cpu") in zip(sys.argv, sys.argv[1:])
+fetch = ["fetch.py", "two words", "3"] if "--fetch" in sys.argv else []
+print(1 if cpu else os.environ.get("GPUS", 0), *fetch, sep=chr(10))
 """
 
 
@@ -41,9 +47,7 @@ def clone(tmp_path):
         (folder / name).write_bytes((ROOT / name).read_bytes())
         (folder / name).chmod((ROOT / name).stat().st_mode)
     (folder / "train_gpt.py").write_text(TRAINER)
-    # run.sh asks torch only for the number of GPUs; the launcher it starts is the real one.
-    (folder / "torch.py").write_text(
-        "import os\nclass cuda:\n    device_count = lambda: int(os.environ.get('GPUS', 0))\n")
+    (folder / "scripts/needs.py").write_text(NEEDS)
     (folder / "fetch.py").write_text("import sys\nprint('fetched', sys.argv[1:], flush=True)\n")
     python = folder / ".venv/bin/python"
     python.parent.mkdir(parents=True)

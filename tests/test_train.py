@@ -71,7 +71,7 @@ def test_a_run_is_what_a_plain_loop_computes(capsys, laptop, tmp_path):
         model(*as_ids(stream[step])).backward()
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group.setdefault("initial_lr", group["lr"]) * lr_factor(step, recipe)
+                group["lr"] = group["initial_lr"] * lr_factor(step, recipe, group["cooldown_frac"])
             optimizer.step()
         model.zero_grad()
 
@@ -127,11 +127,11 @@ def test_saved_weights_load_in_three_lines(capsys, laptop, tmp_path):
 
 def test_schedule():
     recipe = resolve("muon", "fineweb-124m")
-    assert lr_factor(0, recipe) == lr_factor(974, recipe) == 1
-    assert lr_factor(975 + 1137, recipe) == pytest.approx(0.5, abs=1e-3)
-    assert 0 < lr_factor(3249, recipe) < 1e-3
+    assert lr_factor(0, recipe, 0.7) == lr_factor(974, recipe, 0.7) == 1
+    assert lr_factor(975 + 1137, recipe, 0.7) == pytest.approx(0.5, abs=1e-3)
+    assert 0 < lr_factor(3249, recipe, 0.7) < 1e-3
     adam = resolve("adamw", "fineweb-124m")
-    assert lr_factor(0, adam) == pytest.approx(1 / 250) and lr_factor(249, adam) == 1
+    assert lr_factor(0, adam, 0.7) == pytest.approx(1 / 250) and lr_factor(249, adam, 0.7) == 1
 
 
 def test_validation_grid():
@@ -357,10 +357,16 @@ def test_list_and_dry_run(capsys, laptop):
 
 
 def test_what_to_fetch(tmp_path, laptop):
-    assert train_gpt.fetch_command(["--track", "laptop", "--data-dir", str(laptop)]) == ""
-    with pytest.raises(SystemExit) as stop:
-        train_gpt.fetch_command(["--track", "nope"])
-    assert stop.value.code == 2
+    def needs(*args):
+        found = subprocess.run([sys.executable, ROOT / "scripts/needs.py", "--track", *args], text=True,
+                               capture_output=True, cwd=tmp_path)
+        return found.returncode, found.stdout.split("\n"), found.stderr
+
+    assert needs("laptop", "--device", "cpu", "--data-dir", laptop) == (0, ["1", ""], "")
+    code, _, err = needs("nope")
+    assert code == 2 and err.startswith("train_gpt.py: unknown track") and err.count("\n") == 1
+    assert needs("fineweb-124m", "--device", "cpu", "--recipe", "muon")[1] in (
+        ["1", "data/cached_fineweb10B.py", "18", ""], ["1", ""])
 
 
 def test_wandb_offline(laptop, tmp_path):

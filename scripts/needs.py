@@ -1,0 +1,41 @@
+#!/usr/bin/env python3
+"""What scripts/run.sh must know of a command line of train_gpt.py: how many processes, and what to fetch.
+
+Prints the number of processes, then the fetch command one word a line (so that paths may hold spaces), which
+is left out where nothing is missing. Bad arguments end in the trainer's own line and exit code.
+"""
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from records.cli import Refusal, command  # noqa: E402
+from records.world import World  # noqa: E402
+
+EXAMPLE = "example: scripts/needs.py --track laptop"
+
+
+@command
+def main(argv: list[str]) -> int:
+    """Print the answer; the exit code."""
+    if {"-h", "--help"} & set(argv):
+        print(f"usage: needs.py [ARGS of train_gpt.py]\n{__doc__}\n{EXAMPLE}")
+        return 0
+    import torch
+
+    import train_gpt
+    plan, missing = train_gpt.parse(argv), False
+    try:
+        train_gpt.open_streams(plan, World(0, 1, torch.device("cpu")))
+    except Refusal:  # the trainer will say it again where fetching cannot mend it
+        missing = not plan.args.data_dir
+    print(1 if plan.device == "cpu" else torch.cuda.device_count())
+    if missing:
+        print(*train_gpt.fetch_words(plan).split(), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "train_gpt.py"  # whose arguments these are, so that is who answers
+    sys.exit(main())

@@ -1,0 +1,234 @@
+"""Every stage against its formula, written out for one matrix, and what all chains must do."""
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from optimizers import (RECIPES, Aurora, BalancedPolar, CautiousDecay, Contra, Decay, Hyperball,
+                        MatrixOptimizer, Nesterov, NorMuon, Polar, Soap, UNorMuon, UpdateFloor,
+                        balanced_polar, polar)
+from optimizers.matrix import run_chain
+
+from .matrices import SQUARE, TALL, WIDE, matrix, spread
+
+CHAINS = {"normuon": lambda p: NorMuon(p, lr=0.1), "normuon paper": lambda p: NorMuon(p, lr=0.1, form="paper"),
+          "unormuon": lambda p: UNorMuon(p, lr=0.1, balance="long"),
+          "warm": lambda p: Aurora(p, lr=0.1, balance="long", schedule="warm"),
+          "polish": lambda p: Aurora(p, lr=0.1, balance="long", schedule="polish"),
+          "soap": lambda p: MatrixOptimizer(p, (Nesterov(), Soap(), Polar(), Decay()), lr=0.1),
+          **{name: lambda p, r=RECIPES[name]: MatrixOptimizer(p, r.matrices, 0.1, balance="long")
+             for name in ("track3-17", "track3-5")}}
+
+
+def weights(seed=1):
+    return [nn.Parameter(matrix(shape, seed + i)) for i, shape in enumerate((TALL, WIDE, SQUARE, TALL))]
+
+
+def steps(optimizer, params, first, last, scale=1.0):
+    for step in range(first, last):
+        for i, p in enumerate(params):
+            p.grad = scale * matrix(p.shape, 100 * step + i)
+        optimizer.step()
+
+
+def one(chain, W, grads, lr=0.1, **options):
+    """The weight after a step for each of `grads`, without momentum."""
+    p = nn.Parameter(W.clone())
+    optimizer = MatrixOptimizer([p], chain, lr=lr, momentum=0.0, **options)
+    for g in grads:
+        p.grad = g.clone()
+        optimizer.step()
+    return p.detach()
+
+
+# ---------------------------------------------------------------- formulas
+
+
+@pytest.mark.parametrize("shape", [TALL, WIDE, SQUARE])
+@pytest.mark.parametrize("form", ["track3", "paper"])
+def test_normuon(shape, form):
+    W, grads = matrix(shape, 1), [matrix(shape, seed) for seed in (2, 3, 4)]
+    p = nn.Parameter(W.clone())
+    optimizer = NorMuon([p], lr=0.05, form=form)
+    M, v, rows, cols = torch.zeros(shape), 0.0, *shape
+    for g in grads:
+        p.grad = g
+        optimizer.step()
+        M = M.lerp(g, 0.05)
+        U = polar(g.lerp(M, 0.95))
+        axis = 1 if form == "paper" or rows >= cols else 0
+        v = 0.95 * v + 0.05 * U.square().mean(dim=axis, keepdim=True)
+        O = U / v.sqrt()
+        if form == "track3":
+            O = O * U.norm() / O.norm() * max(1, rows / cols) ** 0.5
+        else:
+            O = O * 0.2 * (rows * cols) ** 0.5 / O.norm()
+        W = W * (1 - 0.05 * 0.025) - 0.05 * O
+    assert torch.allclose(p, W, atol=1e-5)
+
+
+def test_unormuon_has_even_rows_on_tall_matrices_and_is_muon_elsewhere():
+    for shape in (TALL, WIDE, SQUARE):
+        p, G = nn.Parameter(torch.zeros(shape)), matrix(shape)
+        optimizer = UNorMuon([p], lr=1.0, weight_decay=0.0, momentum=0.0)
+        p.grad = G
+        optimizer.step()
+        U = polar(G)
+        expected = 0.5 * U / U.norm(dim=1, keepdim=True) * 2 if shape == TALL else U
+        assert torch.allclose(-p, expected, atol=1e-6)
+    assert spread(polar(matrix(TALL)).norm(dim=1)) > 0.2
+
+
+def test_contra():
+    G = matrix(TALL)
+    v = torch.ones(24) / 24**0.5
+    for _ in range(5):
+        u = G @ v
+        v = G.T @ (u / u.norm())
+        v = v / v.norm()
+    P = balanced_polar(G)
+    expected = P - 0.2 * G / (G @ v).norm()
+    expected *= P.norm() / expected.norm()
+    moved = one((Contra(BalancedPolar(), 0.2),), torch.zeros(TALL), [G], lr=1.0, balance="rows")
+    assert torch.allclose(-moved, expected, atol=1e-5)
+
+
+def test_update_floor():
+    W, U = 0.1 * matrix(TALL, 1), polar(matrix(TALL))
+    for factor in (0.5, 100.0):  # below the floor, and above it
+        moved = factor * W - one((Polar(), UpdateFloor(0.35)), factor * W, [matrix(TALL)], lr=1.0)
+        size = max(float(U.norm()), 0.35 * factor * float(W.norm()))
+        assert torch.allclose(moved, U * size / U.norm(), atol=1e-4 * factor)
+    assert torch.allclose(one((Polar(), UpdateFloor(0.35)), torch.zeros(TALL), [matrix(TALL)], lr=1.0), -U,
+                          atol=1e-6)
+
+
+def test_cautious_decay_decays_where_the_update_agrees():
+    W, U = matrix(TALL, 1), polar(matrix(TALL))
+    moved = one((Polar(), CautiousDecay()), W, [matrix(TALL)], lr=0.1, weight_decay=0.5)
+    assert torch.allclose(moved, W - 0.1 * U - 0.1 * 0.5 * W * (U * W > 0), atol=1e-6)
+
+
+def test_hyperball():
+    W, grads = matrix(TALL, 1), [matrix(TALL, seed) for seed in (2, 3)]
+    moved, expected = one((Polar(), Hyperball()), W, grads, lr=0.02), W
+    for g in grads:
+        U = polar(g)
+        step = expected - 0.02 * U * expected.norm() / U.norm()
+        expected = step * expected.norm() / step.norm()
+    assert torch.allclose(moved, expected, atol=1e-5)
+    assert moved.norm() == pytest.approx(float(W.norm()), rel=1e-5)
+    assert torch.equal(one((Polar(), Hyperball()), W, grads, lr=0.0), W)
+    with pytest.raises(ValueError, match="Hyperball: mlp.proj is zero"):
+        p = nn.Parameter(torch.zeros(4, 3))
+        optimizer = MatrixOptimizer([("mlp.proj", p)], (Polar(), Hyperball()), lr=0.1)
+        p.grad = torch.ones(4, 3)
+        optimizer.step()
+
+
+def test_soap():
+    shape = (12, 12)  # L and R of full rank: their eigenvectors are then determined but for signs
+    grads = [matrix(shape, seed, 0.3) for seed in range(4)]
+    moved, W = one((Soap(0.9),), torch.zeros(shape), grads, lr=1.0), torch.zeros(shape)
+    L, R, V, Q = 0, 0, 0, None
+    for g in grads:
+        u = g
+        if Q is not None:
+            inside = Q[0].T @ g @ Q[1]
+            V = 0.9 * V + 0.1 * inside**2
+            u = Q[0] @ (inside / V.sqrt()) @ Q[1].T
+            u = u * ((g.T @ g).norm() / (u.T @ u).norm()).sqrt()
+        W = W - u
+        L, R = 0.9 * L + 0.1 * g @ g.T, 0.9 * R + 0.1 * g.T @ g
+        if Q is None:
+            Q = [torch.linalg.eigh(P).eigenvectors.flip(1) for P in (L, R)]
+            V = torch.zeros(shape)
+            continue
+        for i, P in enumerate((L, R)):
+            order = (Q[i].T @ P @ Q[i]).diag().argsort(descending=True)
+            Q[i] = torch.linalg.qr(P @ Q[i][:, order]).Q
+            V = V[order] if i == 0 else V[:, order]
+    assert torch.allclose(moved, W, atol=2e-3 * float(W.abs().max()))
+
+
+# ---------------------------------------------------------------- what all chains must do
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_saved_state_continues_identically(name):
+    params = weights()
+    optimizer = CHAINS[name](params)
+    steps(optimizer, params, 0, 3)
+    twins = copy.deepcopy(params)
+    second = CHAINS[name](twins)
+    second.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    steps(optimizer, params, 3, 6)
+    steps(second, twins, 3, 6)
+    assert all(torch.equal(a, b) for a, b in zip(params, twins))
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_stacks_equal_single_matrices(name):
+    params = weights()
+    alone = [[nn.Parameter(p.detach().clone())] for p in params]
+    together, single = CHAINS[name](params), [CHAINS[name](p) for p in alone]
+    for step in range(3):
+        for i, p in enumerate(params):
+            p.grad = matrix(p.shape, 100 * step + i)
+            alone[i][0].grad = p.grad.clone()
+        for optimizer in (together, *single):
+            optimizer.step()
+    for p, (q,) in zip(params, alone):
+        assert torch.allclose(p, q, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("scale", [2.0**-27, 2.0**27])  # exact, so that no rounding differs
+def test_the_scale_of_the_gradient_does_not_matter(name, scale):
+    results = []
+    for factor in (1.0, scale):
+        params = weights()
+        steps(CHAINS[name](params), params, 0, 3, factor)
+        results.append(params)
+    for a, b in zip(*results):
+        assert torch.allclose(a, b, atol=1e-4), name
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_zero_and_non_finite_gradients(name):
+    params = weights()
+    optimizer = CHAINS[name](params)
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert all(p.isfinite().all() for p in params)
+    steps(optimizer, params, 1, 2)
+    before, state = copy.deepcopy(params), copy.deepcopy(optimizer.state_dict()["state"])
+    for p in params:
+        p.grad = torch.full_like(p, float("nan"))
+    optimizer.found_inf = torch.tensor(1.0)
+    optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(params, before))
+    after = optimizer.state_dict()["state"]
+    assert all(torch.equal(state[i][k], after[i][k]) for i in state for k in state[i])
+    del optimizer.found_inf
+    steps(optimizer, params, 3, 4)
+    assert all(p.isfinite().all() for p in params)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_schedule_does_not_recompile(name):
+    torch._dynamo.reset()
+    counts = torch._dynamo.utils.counters
+    counts.clear()
+    params = weights()
+    optimizer = CHAINS[name](params)
+    optimizer._compiled = torch.compile(run_chain, dynamic=False, backend="eager")
+    steps(optimizer, params, 0, 2)  # the first step may have a graph of its own
+    graphs = counts["stats"]["unique_graphs"]
+    for step in range(2, 6):
+        for group in optimizer.param_groups:
+            group.update(lr=0.1 / step, weight_decay=0.01 * step, momentum=0.9 + 0.01 * step)
+        steps(optimizer, params, step, step + 1)
+    assert graphs > 0 and counts["stats"]["unique_graphs"] == graphs
