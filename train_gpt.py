@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from data import shards
 from optimizers import RECIPES, Init, MatrixOptimizer, Recipe, build_optimizers, build_wrappers, resolve
+from optimizers.diagnostics import diagnose
 from records import show
 from records.cli import Parser, Refusal, command, near
 from records.environment import attention_backend, peak_flops, without_folders, write_header
@@ -515,6 +516,9 @@ def train_seed(run: Run, seed: int, tracker=None) -> dict:
             if crossed is None and track.target is not None and val_loss <= track.target:
                 crossed = dict(step=step, seconds=round(seconds, 3))
             report(run, seed, step, seconds, train_loss, val_loss, tracker)
+            found = diagnose(run.model, optimizers, *(run.tokens(t[:8]) for t in run.val[0]), run.world.sum)
+            if run.log is not None:
+                run.log.event("diagnostics", seed=seed, step=step, **found)
             shown = time.perf_counter()
             if step == recipe.steps:
                 break

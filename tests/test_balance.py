@@ -127,6 +127,7 @@ def test_warm_evens_out_a_slowly_changing_momentum_at_one_polar_a_step():
 
 def test_bad_values_are_refused():
     p = nn.Parameter(torch.ones(4, 3))
-    for options, word in (({"schedule": "sometimes"}, "sometimes"), ({"iterations": 5, "schedule": "polish"}, "5")):
+    for options, word in (({"schedule": "sometimes"}, "sometimes"),
+                          ({"iterations": 5, "schedule": "polish"}, "5")):
         with pytest.raises(ValueError, match=word):
             Aurora([p], lr=0.1, **options)

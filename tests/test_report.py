@@ -43,7 +43,7 @@ def test_table_differences_and_picture(capsys, tmp_path):
     assert gap["high"] - gap["mean"] == pytest.approx(4.30265 * 0.01 / 3**0.5, rel=1e-4)
     text = (tmp_path / "out/table.md").read_text()
     assert text.splitlines()[2].startswith(
-        "| aurora | 3 | 1.1900 (0.1054) | 10 (10 to 10) | -0.1100 (-0.1348 to")
+        "| aurora | 3 | 1.1900 (0.1054) | 10 | -0.1100 (-0.1348 to")  # no spread: no interval
     assert (tmp_path / "out/loss.png").read_bytes().startswith(b"\x89PNG")
 
 

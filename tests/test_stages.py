@@ -12,7 +12,8 @@ from optimizers.matrix import run_chain
 
 from .matrices import SQUARE, TALL, WIDE, matrix, spread
 
-CHAINS = {"normuon": lambda p: NorMuon(p, lr=0.1), "normuon paper": lambda p: NorMuon(p, lr=0.1, form="paper"),
+CHAINS = {"normuon": lambda p: NorMuon(p, lr=0.1),
+          "normuon paper": lambda p: NorMuon(p, lr=0.1, form="paper"),
           "unormuon": lambda p: UNorMuon(p, lr=0.1, balance="long"),
           "warm": lambda p: Aurora(p, lr=0.1, balance="long", schedule="warm"),
           "polish": lambda p: Aurora(p, lr=0.1, balance="long", schedule="polish"),
