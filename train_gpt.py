@@ -246,8 +246,8 @@ def initialise(model: nn.Module, seed: int, init: Init = Init()) -> None:
 
 
 def lr_factor(step: int, recipe: Recipe, cooldown_frac: float) -> float:
-    """What multiplies a peak learning rate at `step`: linear warm-up, flat, and linear cooldown to 0 over the
-    last `cooldown_frac` of the schedule."""
+    """What multiplies a peak learning rate at `step`: linear warm-up, flat, and linear cooldown to 0 over
+    the last `cooldown_frac` of the schedule."""
     warmup = min(1.0, (step + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0
     left = 1 - step / recipe.schedule_steps
     return warmup * (min(1.0, left / cooldown_frac) if cooldown_frac else 1.0)

@@ -7,7 +7,7 @@ from torch import Tensor
 from .balance import SCHEDULES, balanced_polar, balances_rows, correction, even
 from .matrix import Context, MatrixOptimizer, Stage
 from .momentum import Nesterov
-from .polar import METHODS, polar
+from .polar import PRECISIONS, check_method, polar
 from .step import AspectScale, Decay
 
 
@@ -21,6 +21,7 @@ class BalancedPolar(Stage):
 
     one polar a step (`iterations` does not apply), D kept in state["row_scale"], (batch, rows, 1) or (batch,
     1, cols), and 1 / |G_i| where it is still zero. See balance.py.
+    method, precision: of the polars, see Polar.
     Defaults K = 2, beta = .5: the release's and the paper's speedrun setting.
     Raises ValueError for an unknown name or a value out of range.
     """
@@ -29,6 +30,7 @@ class BalancedPolar(Stage):
     beta: float = 0.5
     method: str = "quintic12"
     schedule: str = "restart"
+    precision: str | None = None
 
     def __post_init__(self):
         most = 4 if self.schedule == "polish" else 100
@@ -37,8 +39,7 @@ class BalancedPolar(Stage):
                              f"{self.iterations}")
         if not 0 < self.beta <= 1:
             raise ValueError(f"BalancedPolar: beta must lie in (0, 1], got {self.beta}")
-        if self.method not in METHODS:
-            raise ValueError(f"BalancedPolar: unknown polar {self.method!r}; known: {', '.join(METHODS)}")
+        check_method("BalancedPolar", self.method, self.precision)
         if self.schedule not in SCHEDULES:
             raise ValueError(f"BalancedPolar: unknown schedule {self.schedule!r}; known: "
                              f"{', '.join(SCHEDULES)}")
@@ -52,16 +53,17 @@ class BalancedPolar(Stage):
     def __call__(self, update: Tensor, ctx: Context) -> Tensor:
         if self.schedule == "warm":
             return self.warm(update, ctx)
-        return balanced_polar(update, ctx.balance, self.iterations, self.beta, self.method, self.schedule)
+        return balanced_polar(update, ctx.balance, self.iterations, self.beta, self.method, self.schedule,
+                              PRECISIONS[self.precision])
 
     def warm(self, update: Tensor, ctx: Context) -> Tensor:
         by_rows = balances_rows(update.shape, ctx.balance)
         if by_rows is None:
-            return polar(update, self.method)
+            return polar(update, self.method, PRECISIONS[self.precision])
         G, norm = even(update if by_rows else update.mT)
         D = ctx.state["row_scale"] if by_rows else ctx.state["row_scale"].mT
         D = torch.where(D > 0, D, 1 / norm)
-        U = polar(D * G, self.method)
+        U = polar(D * G, self.method, PRECISIONS[self.precision])
         alive = norm > 1e-8  # a zero row says nothing about its scale: it starts anew when it has a gradient
         log = torch.where(alive, (D * correction(U, self.beta)).log(), 0)
         log = log - log.sum(dim=(-2, -1), keepdim=True) / alive.sum(dim=(-2, -1), keepdim=True).clamp(min=1)
@@ -85,7 +87,8 @@ class Aurora(MatrixOptimizer):
     """
 
     def __init__(self, params, lr, weight_decay=0.025, momentum=0.95, nesterov=True, balance="rows",
-                 iterations=2, beta=0.5, schedule="restart", polar="quintic12", process_group=None):
-        balanced = BalancedPolar(iterations, beta, polar, schedule)
+                 iterations=2, beta=0.5, schedule="restart", polar="quintic12", precision=None,
+                 process_group=None):
+        balanced = BalancedPolar(iterations, beta, polar, schedule, precision)
         chain = (Nesterov(nesterov), balanced, AspectScale(), Decay())
         super().__init__(params, chain, lr, weight_decay, momentum, balance, process_group)

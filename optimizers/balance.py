@@ -8,7 +8,7 @@ schedule   | polars | FLOPs, 3072x768 | the map
 restart    | K      | K x Muon's      | D_0 = 1/|G_i|, D <- D (n/m / |U_i|^2)^beta, U = polar(D G) anew
 polish     | 1      | Muon's 12 steps | as restart, but each polar goes on from the last one's U
 warm       | 1      | Muon's          | D of the step before, corrected once a step by the same rule
-algorithm3 | K      | K x Muon's      | r = |X_i|, D <- D^beta r^(1 - beta), X <- polar(X / D), D = I at first
+algorithm3 | K      | K x Muon's      | r = |X_i|, D <- D^beta r^(1-beta), X <- polar(X / D); D = I at first
 
 polish rests on this: row norms of a polar factor depend on the column space of D G alone, which scaling the
 rows of U changes as scaling those of G does. Scaled rows leave singular values that may exceed 1, and then
@@ -42,7 +42,8 @@ def balances_rows(shape, balance: str | None) -> bool | None:
 
 
 def balanced_polar(G: Tensor, balance: str | None = "rows", iterations: int = 2, beta: float = 0.5,
-                   method: str = "quintic12", schedule: str = "restart") -> Tensor:
+                   method: str = "quintic12", schedule: str = "restart",
+                   dtype: torch.dtype | None = None) -> Tensor:
     """A polar factor of G (..., rows, cols) rescaled by rows until those have equal norm; G is not written.
 
         D_0 = 1 / |G_i|;   for k < K:  U_k = polar(D_k G),  D_{k+1} = D_k ((cols/rows) / |U_k,i|^2)^beta
@@ -50,23 +51,24 @@ def balanced_polar(G: Tensor, balance: str | None = "rows", iterations: int = 2,
     U'U = I and |U_i| near sqrt(cols/rows), for a tall G; columns of a wide G likewise by transposition. A
     side that `balance` does not name, and a square G, get the plain polar factor. A zero row stays zero.
     schedule: "restart", "polish" or "algorithm3", see above ("warm" keeps state: BalancedPolar). For polish
-    `iterations` counts its rounds and `method` is that of the sides that are not balanced.
+    `iterations` counts its rounds and `method` is that of the sides that are not balanced. dtype: precision
+    of the Newton-Schulz steps, as in `polar`.
     """
     by_rows = balances_rows(G.shape, balance)
     if by_rows is None:
-        return polar(G, method)
+        return polar(G, method, dtype)
     X, norm = even(G if by_rows else G.mT)
     if schedule == "polish":
-        U = polish(X / norm, iterations, beta)
+        U = polish(X / norm, iterations, beta, dtype or iteration_dtype(X))
     elif schedule == "algorithm3":
-        U = algorithm3(X, iterations, beta, method)
+        U = algorithm3(X, iterations, beta, method, dtype)
     else:
-        U = restart(X, 1 / norm, iterations, beta, method)[0]
+        U = restart(X, 1 / norm, iterations, beta, method, dtype)
     return (U if by_rows else U.mT).to(G.dtype)
 
 
 def even(G: Tensor) -> tuple[Tensor, Tensor]:
-    """G (float32) and its row norms, both over the mean row norm; a row below 1e-8 of that counts as zero."""
+    """G (float32) and its row norms, over the mean row norm; a row below 1e-8 of that counts as zero."""
     G = G.to(torch.promote_types(G.dtype, torch.float32))
     norm = torch.linalg.vector_norm(G, dim=-1, keepdim=True)
     mean = norm.mean(dim=(-2, -1), keepdim=True).clamp(min=torch.finfo(G.dtype).tiny)
@@ -79,18 +81,18 @@ def correction(U: Tensor, beta: float) -> Tensor:
     return torch.where(energy > 1e-14, U.size(-1) / U.size(-2) / energy, 1).pow(beta)
 
 
-def restart(G: Tensor, D: Tensor, iterations: int, beta: float, method: str) -> tuple[Tensor, Tensor]:
-    """(U, D) after `iterations` polars of D G for a tall G, D corrected between them."""
-    U = polar(D * G, method)
+def restart(G: Tensor, D: Tensor, iterations: int, beta: float, method: str, dtype) -> Tensor:
+    """`iterations` polars of D G for a tall G, D corrected between them."""
+    U = polar(D * G, method, dtype)
     for _ in range(iterations - 1):
         D = D * correction(U, beta)
-        U = polar(D * G, method)
-    return U, D
+        U = polar(D * G, method, dtype)
+    return U
 
 
-def polish(X: Tensor, rounds: int, beta: float) -> Tensor:
+def polish(X: Tensor, rounds: int, beta: float, dtype: torch.dtype) -> Tensor:
     """The balanced factor of a tall X (rows of norm 1) in twelve Newton-Schulz steps, see above."""
-    shape, dtype = X.shape, iteration_dtype(X)
+    shape = X.shape
     head = (*COEFFICIENTS["polar_express"], *(QUINTIC,) * POLISH_STEPS)[:POLISH_STEPS - ROUND_STEPS * rounds]
     X = newton_schulz(unit(X, dtype), head)
     a, b, c = QUINTIC
@@ -108,11 +110,11 @@ def polish(X: Tensor, rounds: int, beta: float) -> Tensor:
     return X.reshape(shape)
 
 
-def algorithm3(X: Tensor, iterations: int, beta: float, method: str) -> Tensor:
+def algorithm3(X: Tensor, iterations: int, beta: float, method: str, dtype) -> Tensor:
     """The paper's Algorithm 3 for a tall X: D is a running geometric mean of the row norms."""
     D = torch.ones_like(X[..., :1])
     for _ in range(iterations):
         norm = torch.linalg.vector_norm(X, dim=-1, keepdim=True)
         D = D.pow(beta) * torch.where(norm > 1e-8, norm, 1).pow(1 - beta)
-        X = polar(X / D, method)
+        X = polar(X / D, method, dtype)
     return X

@@ -1,7 +1,7 @@
 """What an optimizer does to its matrices, and which hidden units are dead: cheap enough for each validation.
 
 Per matrix, of the momentum M and of the update U that the chain makes of it (without its scales):
-    leverage_dead     share of the long side's leverage scores below 1 % of the uniform n/m, the paper's "dead"
+    leverage_dead     share of long-side leverage scores below 1 % of the uniform n/m (the paper's dead)
     leverage_spread   standard deviation over mean of those scores
     row_spread        the same of the update's norms along the long side
     orthogonality     |U'U - I|_F / sqrt(n)

@@ -21,8 +21,8 @@ class RowVariance(Stage):
         Frobenius norm it had
 
     side "long": one number for each index of the longer side (columns of a wide matrix), as track 3 does;
-    "rows": always rows, as the paper does. Keeps state["row_variance"], (batch, rows, 1) or (batch, 1, cols),
-    from zero and without bias correction, which the scaling back makes up for.
+    "rows": always rows, as the paper does. Keeps state["row_variance"], shape (batch, rows, 1) or (batch, 1,
+    cols), from zero and without bias correction, which the scaling back makes up for.
     Source: NorMuon, arXiv 2510.05491; modded-nanogpt's track 3, row 10 (beta2 .95, v at least 1e-10).
     """
 
@@ -86,29 +86,29 @@ class NorMuon(MatrixOptimizer):
     """
 
     def __init__(self, params, lr, weight_decay=0.025, momentum=0.95, nesterov=True, beta2=0.95,
-                 form="track3", polar="quintic12", process_group=None):
+                 form="track3", polar="quintic12", precision=None, process_group=None):
         if form not in FORMS:
             raise ValueError(f"NorMuon: unknown form {form!r}; known: {', '.join(FORMS)}")
         behind = ((RowVariance(beta2, "long"), AspectScale()) if form == "track3" else
                   (RowVariance(beta2, "rows"), RootMeanSquare(0.2)))
-        chain = (Nesterov(nesterov), Polar(polar), *behind, Decay())
+        chain = (Nesterov(nesterov), Polar(polar, precision), *behind, Decay())
         super().__init__(params, chain, lr, weight_decay, momentum, process_group=process_group)
 
 
 class UNorMuon(MatrixOptimizer):
-    """U-NorMuon: the rows of a tall matrix are scaled to sqrt(cols/rows) behind the polar; others are Muon's.
+    """U-NorMuon: rows of a tall matrix are scaled to sqrt(cols/rows) behind the polar; others are Muon's.
 
         M, u as Muon's;   O_i = polar(u)_i sqrt(cols/rows) / |polar(u)_i|
         W <- (1 - lr wd) W - lr sqrt(max(1, rows/cols)) O
 
     Sources conflict on the scale. This is the one of the Aurora authors' blog as others retell it, without
     a moving average. Others: gvlassis/U-NorMuon keeps NorMuon's average and multiplies its step by
-    sqrt(n/m) on tall matrices; "faithful to Tilde's" codes use .2 min(rows, cols) / |O|_F or .2 / sqrt(n) for
-    every shape. All have rows of exactly even norm and columns that are no longer orthonormal.
+    sqrt(n/m) on tall matrices; other codes use .2 min(rows, cols) / |O|_F or .2 / sqrt(n) for every shape.
+    All have rows of exactly even norm and columns that are no longer orthonormal.
     balance (per param group): as Aurora's. Raises ValueError as Muon does.
     """
 
     def __init__(self, params, lr, weight_decay=0.025, momentum=0.95, nesterov=True, balance="rows",
-                 polar="quintic12", process_group=None):
-        chain = (Nesterov(nesterov), Polar(polar), RowNorm(), AspectScale(), Decay())
+                 polar="quintic12", precision=None, process_group=None):
+        chain = (Nesterov(nesterov), Polar(polar, precision), RowNorm(), AspectScale(), Decay())
         super().__init__(params, chain, lr, weight_decay, momentum, balance, process_group)

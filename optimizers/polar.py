@@ -12,7 +12,7 @@ quintic12     | 12    | 72, 216                             | 1 +- .005 above 1e
 quintic5      | 5     | 30, 90                              | .68 .. 1.21 above 1e-2     | bfloat16, float32
 polar_express | 5     | 30, 90                              | .84 .. 1.15 above 1e-3     | bfloat16, float32
 gram          | 12    | 72, 126                             | as quintic12               | float16, float32
-exact         | SVD   | -                                   | 1, also the smallest       | computed in float64
+exact         | SVD   | -                                   | 1, also the smallest       | float64 inside
 
 "Above" is relative to |G|_F; smaller ones are not finished, and a zero one stays zero. A matrix that is not
 square costs less by `gram`, which iterates on the short side's Gram matrix and multiplies back three times;
@@ -35,6 +35,7 @@ COEFFICIENTS = {
     "polar_express": composition(lower=1e-3, steps=5),
 }
 METHODS = (*COEFFICIENTS, "gram", "exact")
+PRECISIONS = {None: None, **{name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}}
 # gram: the steps of quintic12 in three segments, X formed anew between them; without that, eigenvalues that
 # rounding made negative grow until they overflow. https://github.com/Dao-AILab/gram-newton-schulz
 GRAM_SEGMENTS = ((QUINTIC,) * 4,) * 3
@@ -63,6 +64,15 @@ def polar(G: Tensor, method: str = "quintic12", dtype: torch.dtype | None = None
     else:
         X = gram_newton_schulz(X) if X.size(-2) > X.size(-1) else gram_newton_schulz(X.mT).mT
     return X.reshape(G.shape).to(G.dtype)
+
+
+def check_method(stage: str, method: str, precision: str | None) -> None:
+    """ValueError of a stage for an unknown method or precision, or a pair of them that is not safe."""
+    for what, value, known in (("polar", method, METHODS), ("precision", precision, PRECISIONS)):
+        if value not in known:
+            raise ValueError(f"{stage}: unknown {what} {value!r}; known: {', '.join(map(str, known))}")
+    if (method, precision) == ("gram", "bfloat16"):
+        raise ValueError(f"{stage}: gram may diverge in bfloat16; use float16 or float32, or another method")
 
 
 def iteration_dtype(G: Tensor, method: str = "quintic12") -> torch.dtype:

@@ -138,9 +138,9 @@ def _row(number: int, what: str, **values) -> Recipe:
     """A row of modded-nanogpt's track 3, https://github.com/KellerJordan/modded-nanogpt
     records/track_3_optimization/README.md; its constants as in the code its log holds. `steps` is the step
     the row claims, `schedule_steps` the length its schedule is drawn for."""
-    common = dict(cooldown_frac=0.7, warmup_steps=0, momentum=0.95, balance=Balance(), aux=AUX, on=_ELSEWHERE)
+    common = dict(cooldown_frac=0.7, warmup_steps=0, momentum=0.95, balance=Balance(), aux=AUX)
     return Recipe(name=f"track3-{number}", note=f"modded-nanogpt track 3, row {number}: {what}; not yet run "
-                  "here on 8 GPUs", **{**common, **values})
+                  "here on 8 GPUs", on=_ELSEWHERE, **{**common, **values})
 
 RECIPES = {recipe.name: recipe for recipe in (
     Recipe(

@@ -1,4 +1,4 @@
-"""SOAP as a stage before the polar: the momentum, whitened in the eigenbasis of the gradient's covariance."""
+"""SOAP as a stage before the polar: the momentum, whitened in the eigenbases of the gradient."""
 from dataclasses import dataclass
 
 import torch

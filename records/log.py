@@ -13,26 +13,27 @@ compute the hashes again: they show that a log is consistent, only a replay show
 without an `end` event is incomplete. The `step:` lines stand at column 0, as modded-nanogpt's own parser
 reads them.
 """
-import gzip
 import hashlib
 import json
-import lzma
+import math
 import os
 import re
 import shutil
 import time
-import zlib
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .cli import Refusal
+from .text import plain_json, printable, read_text
 
 FORMAT = 1
-MAX_BYTES = 256 * 2**20  # of text; a log is some hundred kilobytes
+MAX_PROBLEMS, MAX_EVENTS = 20, 200_000  # a text that has more is not read further
 EVENT = re.compile(r"@ ([a-z_]+) (\{.*\}) #([0-9a-f]{16})")
-STEP = re.compile(r"step:(\d+)/(\d+) val_loss:(\d+\.\d+|nan|inf) train_time:(\d+\.\d+)s "
-                  r"step_avg:(\d+\.\d+)ms seed:(\d+)((?: [a-z_]+:\S+)*) #([0-9a-f]{16})")
+WHOLE = r"(0|[1-9][0-9]{0,14})"
+STEP = re.compile(rf"step:{WHOLE}/{WHOLE} val_loss:([0-9]{{1,9}}\.[0-9]{{5}}|nan|inf) "
+                  r"train_time:([0-9]{1,9}\.[0-9]{3})s step_avg:([0-9]{1,9}\.[0-9]{2})ms "
+                  rf"seed:{WHOLE}((?: [a-z_]+:\S+)*) #([0-9a-f]{{16}})")
 
 
 def link(before: str, line: str) -> str:
@@ -127,7 +128,7 @@ class LogWriter:
             os.close(self.file)
 
 
-@dataclass
+@dataclass(slots=True)
 class Point:
     """One validation."""
 
@@ -135,11 +136,18 @@ class Point:
     val_loss: float      # nats
     train_time: float    # seconds of the training clock
     line: int            # in the log, from 1
+    steps: int = 0       # where the run stops
+    step_avg: float = math.nan                 # milliseconds
+    more: dict = field(default_factory=dict)   # what else the line says: key -> text
 
 
 @dataclass
 class Log:
-    """What a log says, and what is wrong: `problems` holds (line, what), empty for a consistent log."""
+    """What a log says, and what is wrong: `problems` holds (line, what), empty for a consistent log.
+
+    A log of modded-nanogpt has no header, no hashes, no declared seeds and no status: `foreign` then holds
+    what it says of itself (records/modded.py), and `series` its trials by number.
+    """
 
     path: Path
     header: dict = field(default_factory=dict)               # the `run` event
@@ -148,82 +156,108 @@ class Log:
     series: dict[int, list[Point]] = field(default_factory=dict)  # seed -> validations
     status: str = "incomplete"
     problems: list = field(default_factory=list)
-
-
-def read_text(path: Path) -> str:
-    """The text of a .txt, .gz or .xz log. Refusal where it cannot be read or is over 256 MB unpacked."""
-    opener = {".gz": gzip.open, ".xz": lzma.open}.get(Path(path).suffix, open)
-    try:
-        with opener(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise Refusal(f"{path}: cannot read this log ({reason})") from None
-    if len(data) > MAX_BYTES:
-        raise Refusal(f"{path}: more than {MAX_BYTES // 2**20} MB of text is no record log")
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        raise Refusal(f"{path}: not UTF-8 text, so no record log") from None
+    foreign: dict | None = None
 
 
 def read_log(path: Path) -> Log:
-    """Read a record log, check its hashes, its sources and its end. Never raises for what the text says."""
-    log = Log(Path(path))
-    lines = read_text(path).split("\n")
-    if lines and lines[-1] == "":
-        lines.pop()
-    else:
-        log.problems.append((len(lines), "the last line is torn"))
-    if not lines or not lines[0].startswith("@ log "):
-        log.problems.append((1, "this is not a record log of this project"))
+    """Read a record log, check its hashes, its sources and its end; or read a log of modded-nanogpt. Never
+    raises for what the text says; Refusal where there is no text to read."""
+    text = read_text(path)
+    if re.search(r"^@ (?:log|source|run|end) \{", text, re.MULTILINE) is None:
+        from . import modded  # here, since it builds on this module and the trainer does not need it
+        return modded.parse(text, path)
+    return _Reader(text, path).read()
+
+
+class _Reader:
+    """Goes through the text line by line; a hostile one may have many, so they are never listed."""
+
+    def __init__(self, text: str, path: Path):
+        self.text, self.at, self.number = text, 0, 0
+        self.log, self.hash = Log(Path(path)), ""
+
+    def problem(self, number: int, what: str) -> None:
+        self.log.problems.append((number, what))
+
+    def line(self) -> str | None:
+        """The next line, without its newline; None at the end."""
+        if self.at >= len(self.text):
+            return None
+        end = self.text.find("\n", self.at)
+        end = len(self.text) if end < 0 else end
+        line, self.at, self.number = self.text[self.at:end], end + 1, self.number + 1
+        return line
+
+    def _lines(self, count: int) -> str:
+        """The next `count` lines, or what there is of them."""
+        text, start = self.text, self.at
+        end = start
+        for _ in range(count):
+            newline = text.find("\n", end)
+            if newline < 0:
+                end = len(text)
+                break
+            end, self.number = newline + 1, self.number + 1
+        self.at = end
+        return text[start:end]
+
+    def read(self) -> Log:
+        log = self.log
+        if not self.text.startswith("@ log "):
+            self.problem(1, "the first line is not the `@ log` event that a record log starts with")
+        left = MAX_EVENTS
+        while (line := self.line()) is not None and len(log.problems) < MAX_PROBLEMS and left:
+            self._take(line)
+            left -= 1
+        if line is not None:
+            self.problem(self.number, f"more than {MAX_PROBLEMS} problems, or {MAX_EVENTS} events; the rest is "
+                                      "not read")
+        elif not self.text.endswith("\n"):
+            self.problem(self.number, "the last line is torn")
+        if not log.header:
+            self.problem(self.number, "no `run` event: the header is missing")
+        if log.status == "incomplete":
+            self.problem(self.number, "no `end` event: the run did not close its log")
         return log
-    at, before = 0, ""
-    while at < len(lines):
-        line, number = lines[at], at + 1
-        at += 1
+
+    def _take(self, line: str) -> None:
+        number = self.number
         match = EVENT.fullmatch(line) or STEP.fullmatch(line)
         if match is None:
-            log.problems.append((number, "neither an event nor a validation"))
-            continue
+            ending = ", for it ends with a carriage return" if line.endswith("\r") else ""
+            self.problem(number, f"neither an event nor a validation{ending}")
+            return
         mark = match.groups()[-1]
-        if mark != link(before, line[:-18]):
-            log.problems.append((number, "the hash does not follow from the event before and this line"))
-        before = mark
-        if log.status != "incomplete":
-            log.problems.append((number, "an event behind the end"))
+        if mark != link(self.hash, line[:-18]):
+            self.problem(number, "the hash does not follow from the event before and this line")
+        self.hash = mark
+        if self.log.status != "incomplete":
+            self.problem(number, "an event behind the end; the rest is not read")
+            self.at = len(self.text)
+            return
         if match.re is STEP:
-            step, _, loss, seconds, _, seed = match.groups()[:6]
-            point = Point(int(step), float(loss), float(seconds), number)
-            log.series.setdefault(int(seed), []).append(point)
-            continue
-        at += _take_event(log, number, match[1], match[2], lines[at:])
-    if not log.header:
-        log.problems.append((len(lines), "no `run` event: the header is missing"))
-    if log.status == "incomplete":
-        log.problems.append((len(lines), "no `end` event: the run did not close its log"))
-    return log
+            step, steps, loss, seconds, step_avg, seed, more, _ = match.groups()
+            more = dict(pair.split(":", 1) for pair in more.split())
+            point = Point(int(step), float(loss), float(seconds), number, int(steps), float(step_avg), more)
+            self.log.series.setdefault(int(seed), []).append(point)
+            return
+        self._take_event(number, match[1], match[2])
 
-
-def _take_event(log: Log, number: int, kind: str, text: str, rest: list) -> int:
-    """Enter one event into `log`; returns how many of the lines behind it belong to it."""
-    try:
-        data = json.loads(text)
-    except ValueError:
-        log.problems.append((number, "the event is not JSON"))
-        return 0
-    log.events.append((number, kind, data))
-    if kind == "run":
-        log.header = data
-    elif kind == "end":
-        log.status = str(data.get("status"))
-    elif kind == "source":
-        count = data.get("lines")
-        count = count if isinstance(count, int) and 0 <= count <= len(rest) else 0
-        source = "".join(line + "\n" for line in rest[:count])
-        if hashlib.sha256(source.encode()).hexdigest() != data.get("sha256"):
-            what = f"the source of {data.get('path')} does not have the sha256 it states"
-            log.problems.append((number, what))
-        log.sources[str(data.get("path"))] = source
-        return count
-    return 0
+    def _take_event(self, number: int, kind: str, text: str) -> None:
+        log = self.log
+        try:
+            data = plain_json(text)
+        except ValueError as error:
+            self.problem(number, f"the event is not plain JSON: {printable(error)}")
+            return
+        log.events.append((number, kind, data))
+        if kind == "run":
+            log.header = data
+        elif kind == "end":
+            log.status = printable(data.get("status"), 40)
+        elif kind == "source":
+            path, count = str(data.get("path")), data.get("lines")
+            log.sources[path] = self._lines(count if type(count) is int else 0)
+            if hashlib.sha256(log.sources[path].encode()).hexdigest() != data.get("sha256"):
+                what = f"the source of {printable(path)} does not have the sha256 it states"
+                self.problem(number, what)

@@ -4,6 +4,7 @@
 Logs of one track are grouped by recipe; recipes are compared with the first log's, on the seeds both have.
 """
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from records.cli import Parser, Refusal, command, print_json  # noqa: E402
+from records.evidence import mean_crossing, mean_interval, paired  # noqa: E402
 from records.log import Log, read_log  # noqa: E402
 
 EXAMPLE = """example:
@@ -18,27 +20,6 @@ EXAMPLE = """example:
 """
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito, for every eye
 DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)))
-
-
-def crossing(points: list, target: float | None) -> float | None:
-    """The step, interpolated, at which the loss first comes down to `target`; None where it never does."""
-    for before, after in zip(points, points[1:]):
-        if target is not None and after.val_loss <= target < before.val_loss:
-            share = (before.val_loss - target) / (before.val_loss - after.val_loss)
-            return before.step + share * (after.step - before.step)
-    return None
-
-
-def interval(values: list[float]) -> dict:
-    """n, mean, sd, and the 95 % t-interval of the mean."""
-    from scipy import stats
-    import numpy as np
-    n, mean = len(values), float(np.mean(values))
-    if n < 2:
-        return dict(n=n, mean=mean, sd=None, low=None, high=None)
-    sd = float(np.std(values, ddof=1))
-    half = float(stats.t.ppf(0.975, n - 1)) * sd / n**0.5
-    return dict(n=n, mean=mean, sd=sd, low=mean - half, high=mean + half)
 
 
 def read_groups(paths: list[Path]) -> tuple[dict, dict[str, dict]]:
@@ -57,6 +38,9 @@ def read_groups(paths: list[Path]) -> tuple[dict, dict[str, dict]]:
         for seed, points in log.series.items():
             if seed in group:
                 raise Refusal(f"{path}: seed {seed} of this recipe is in a log before it; name each once")
+            if not math.isfinite(points[-1].val_loss):
+                raise Refusal(f"{path}:{points[-1].line}: seed {seed} ends with the loss "
+                              f"{points[-1].val_loss}; there is nothing to compare")
             group[seed] = points
     return track, groups
 
@@ -65,25 +49,24 @@ def compare(track: dict, groups: dict[str, dict]) -> dict:
     """Per recipe: final loss, crossing step, tokens/s; and its paired differences from the first recipe."""
     found, first = {}, next(iter(groups))
     for name, seeds in groups.items():
-        crossed = [crossing(points, track["target"]) for points in seeds.values()]
         rates = [p[-1].step * track["tokens_per_step"] / max(p[-1].train_time, 1e-9) for p in seeds.values()]
         row = dict(seeds=sorted(seeds), steps=max(p[-1].step for p in seeds.values()),
-                   val_loss=interval([p[-1].val_loss for p in seeds.values()]),
-                   crossed=sum(c is not None for c in crossed), tokens_per_second=interval(rates)["mean"],
-                   crossing_step=None if None in crossed else interval(crossed))
+                   val_loss=mean_interval(p[-1].val_loss for p in seeds.values()),
+                   tokens_per_second=mean_interval(rates)["mean"],
+                   crossing_step=mean_crossing(seeds, track["target"]))
         both = sorted(set(seeds) & set(groups[first]))
         if name != first and both:
-            gaps = [seeds[s][-1].val_loss - groups[first][s][-1].val_loss for s in both]
-            row["difference"] = interval(gaps)
+            row["difference"] = paired(*([group[seed][-1].val_loss for seed in both]
+                                         for group in (seeds, groups[first])))
         found[name] = row
     return dict(track=track["name"], target=track["target"], reference=first, recipes=found)
 
 
 def with_interval(found: dict | None, form: str) -> str:
-    """"mean (low to high)", without the interval where there is one value, "" where there is none."""
-    if found is None:
+    """"mean (low to high)", without the interval where there is none, "" where there is no mean either."""
+    if found is None or found["mean"] is None:
         return ""
-    ends = "" if found["sd"] is None else f" ({found['low']:{form}} to {found['high']:{form}})"
+    ends = "" if found["low"] is None else f" ({found['low']:{form}} to {found['high']:{form}})"
     return f"{found['mean']:{form}}{ends}"
 
 
@@ -95,7 +78,9 @@ def table(found: dict) -> str:
     for name, row in sorted(found["recipes"].items(), key=lambda item: item[1]["val_loss"]["mean"]):
         loss, n = row["val_loss"], len(row["seeds"])
         spread = "" if loss["sd"] is None else f" ({loss['sd']:.4f})"
-        step = with_interval(row["crossing_step"], ".0f") or f"{row['crossed']} of {n} seeds cross"
+        step, crossed = with_interval(row["crossing_step"], ".0f"), row["crossing_step"]["crossed"]
+        if crossed < n:
+            step += f"{', ' * bool(step)}{crossed} of {n} seeds cross"
         gap = with_interval(row.get("difference"), "+.4f") or "-"
         lines.append(f"| {name} | {n} | {loss['mean']:.4f}{spread} | {step} | {gap} |")
     return "\n".join(lines) + "\n"

@@ -1,0 +1,203 @@
+#!/usr/bin/env python3
+"""Optimizers side by side in one run: time, FLOPs, launches, memory, and what the update looks like.
+
+Every optimizer steps the same stack of matrices on the same gradients, in turn, `--repeat` rounds of it. Times
+are medians, ratios are medians over rounds. The figures of the update are those of the tall matrices (of all,
+where there is none): means of row spread and alignment, extremes of the singular values.
+"""
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.profiler import ProfilerActivity, profile  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+
+from optimizers import (Aurora, MatrixOptimizer, Muon, NorMuon, RiemannianAurora, UNorMuon,  # noqa: E402
+                        RECIPES, Decay, Nesterov, Polar, Soap)
+from optimizers.diagnostics import direction, leverage  # noqa: E402
+from records.cli import Parser, Refusal, command, print_json  # noqa: E402
+
+EXAMPLE = """examples:
+  python scripts/bench_optimizers.py --stack 3072x768:1 768x3072:1 768x768:4 --only muon aurora torch
+  python scripts/bench_optimizers.py --device cuda --json > optimizers.json
+"""
+GPT2_SMALL = ("3072x768:12", "768x3072:12", "768x768:48")
+ONE_LAYER = ("3072x768:1", "768x3072:1", "768x768:4")
+COLUMNS = ("ms", "spread", "ratio", "gflop", "launches", "peak_mib", "row_spread", "sigma_min", "sigma_max",
+           "alignment")
+
+
+def contenders(precision: str | None) -> dict:
+    """name -> optimizer over a list of parameters, all with lr .02, weight decay .025 and momentum .95."""
+    common = dict(lr=0.02, weight_decay=0.025)
+    own = dict(common, precision=precision)
+
+    def torch_muon(steps, coefficients):
+        return lambda p: torch.optim.Muon(p, **common, ns_steps=steps, ns_coefficients=coefficients)
+
+    found = {"torch.Muon quintic5": torch_muon(5, (3.4445, -4.7750, 2.0315)),
+             "torch.Muon quintic12": torch_muon(12, (2.0, -1.5, 0.5))}
+    for method in ("quintic5", "polar_express", "gram", "quintic12"):
+        if (method, precision) != ("gram", "bfloat16"):
+            found[f"muon {method}"] = lambda p, method=method: Muon(p, polar=method, **own)
+    found["normuon track3"] = lambda p: NorMuon(p, **own)
+    found["normuon paper"] = lambda p: NorMuon(p, form="paper", **own)
+    found["unormuon"] = lambda p: UNorMuon(p, **own)
+    for schedule in ("restart", "polish", "warm", "algorithm3"):
+        found[f"aurora {schedule}"] = lambda p, schedule=schedule: Aurora(p, schedule=schedule, **own)
+    found["aurora restart polar_express"] = lambda p: Aurora(p, polar="polar_express", **own)
+    found["riemannian"] = lambda p: RiemannianAurora(p, **common)
+    found["soap muon"] = lambda p: MatrixOptimizer(
+        p, (Nesterov(), Soap(), Polar(precision=precision), Decay()), 0.02, 0.025)
+    for row in ("track3-17", "track3-5"):
+        found[row] = lambda p, row=row: MatrixOptimizer(p, RECIPES[row].matrices, 0.02, 0.0, balance="rows")
+    return found
+
+
+def gradient(rows: int, cols: int, seed: int, device: str) -> torch.Tensor:
+    """Like a momentum: lognormal row scales (sigma .5), a spectrum of columns from 1 to .01."""
+    g = torch.Generator().manual_seed(seed)
+    scales = (0.5 * torch.randn(rows, 1, generator=g)).exp() * torch.logspace(0, -2, cols)
+    return (torch.randn(rows, cols, generator=g) * scales).to(device)
+
+
+def figures(optimizer, params, before) -> dict:
+    """Row spread, extreme singular values and alignment of the update, means over the tall matrices."""
+    if isinstance(optimizer, MatrixOptimizer):
+        pairs = []
+        for stack in optimizer._stacks:
+            M = torch.stack([optimizer.state[p]["momentum"] for p in stack.params])
+            pairs.append((M, direction(optimizer, stack, M, torch.stack(stack.params).detach())[0]))
+    else:  # a peer: from what its step did, less weight decay and the scale of the shape
+        pairs = []
+        for p, old in zip(params, before):
+            scale = 0.02 * max(1, p.size(0) / p.size(1)) ** 0.5
+            M = optimizer.state[p]["momentum_buffer"]
+            pairs.append((M[None], ((old * (1 - 0.02 * 0.025) - p.detach()) / scale)[None]))
+    tall = [pair for pair in pairs if pair[0].size(-2) > pair[0].size(-1)] or pairs
+    rows, sigma, aligned = [], [], []
+    for M, U in tall:
+        norms, s = torch.linalg.vector_norm(U.double(), dim=-1), torch.linalg.svdvals(U.double())
+        rows += (norms.std(dim=-1) / norms.mean(dim=-1)).tolist()
+        sigma += [(float(low), float(high)) for high, low in zip(s[:, 0], s[:, -1])]
+        aligned += ((M.double() * U.double()).sum(dim=(-2, -1)) / leverage(M)[1]).tolist()
+    mean = sum(rows) / len(rows)
+    return dict(row_spread=mean, sigma_min=min(low for low, _ in sigma), sigma_max=max(h for _, h in sigma),
+                alignment=sum(aligned) / len(aligned))
+
+
+def launches(step, cuda: bool) -> int:
+    """Kernels launched by one step on CUDA; on the CPU, operators called."""
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as trace:
+        step()
+    events = trace.events()
+    if cuda:
+        return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in events)
+    return sum(event.name.startswith("aten::") and event.cpu_parent is None for event in events)
+
+
+def measure(found: dict, stack: list, repeat: int, device: str) -> list[dict]:
+    """One row of COLUMNS for each contender, rounds interleaved."""
+    cuda, runs = device == "cuda", {}
+    grads = [gradient(rows, cols, seed, device) for seed, (rows, cols) in enumerate(stack)]
+    for name, make in found.items():
+        params = [nn.Parameter(0.02 * gradient(*shape, 1000 + i, device)) for i, shape in enumerate(stack)]
+        for p, g in zip(params, grads):
+            p.grad = g
+        optimizer = make(params)
+        optimizer.step()  # allocates, compiles
+        with FlopCounterMode(display=False) as counter:
+            optimizer.step()
+        runs[name] = dict(optimizer=optimizer, params=params, gflop=counter.get_total_flops() / 1e9,
+                          launches=launches(optimizer.step, cuda), times=[], peak_mib=None)
+    for _ in range(repeat):
+        for run in runs.values():
+            if cuda:
+                torch.cuda.reset_peak_memory_stats()
+                base = torch.cuda.memory_allocated()
+                torch.cuda.synchronize()
+            started = time.perf_counter()
+            run["optimizer"].step()
+            if cuda:
+                torch.cuda.synchronize()
+                run["peak_mib"] = (torch.cuda.max_memory_allocated() - base) / 2**20
+            run["times"].append(1000 * (time.perf_counter() - started))
+    base = runs.get("muon quintic12", next(iter(runs.values())))["times"]
+    rows = []
+    for name, run in runs.items():
+        before = [p.detach().clone() for p in run["params"]]
+        run["optimizer"].step()
+        times = run["times"]
+        rows.append(dict(name=name, ms=median(times), spread=(max(times) - min(times)) / median(times),
+                         ratio=median(t / b for t, b in zip(times, base)), gflop=run["gflop"],
+                         launches=run["launches"], peak_mib=run["peak_mib"],
+                         **figures(run["optimizer"], run["params"], before)))
+    return rows
+
+
+def parse_stack(words: list[str]) -> list:
+    """["3072x768:2", ...] as a list of shapes."""
+    shapes = []
+    for word in words:
+        try:
+            shape, _, count = word.partition(":")
+            rows, cols = map(int, shape.split("x"))
+            shapes += [(rows, cols)] * int(count or 1)
+        except ValueError:
+            raise Refusal(f"--stack {word}: give shapes as ROWSxCOLS:COUNT, for example 3072x768:12",
+                          code=2) from None
+    if not shapes or min(min(shape) for shape in shapes) < 1:
+        raise Refusal("--stack: give at least one matrix with at least one row and column", code=2)
+    return shapes
+
+
+@command
+def main(argv: list[str]) -> int:
+    """Run the benchmark; the exit code."""
+    parser = Parser(prog="bench_optimizers.py", description=__doc__.split("\n")[0], epilog=EXAMPLE)
+    add = parser.add_argument
+    add("--stack", nargs="+", metavar="RxC:N",
+        help="matrices (default: the 124M model's on CUDA, those of one of its layers on the CPU)")
+    add("--only", nargs="+", metavar="WORD", help="only optimizers whose name contains one of these")
+    add("--repeat", type=int, default=7, help="timed rounds (default: 7)")
+    add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    add("--precision", choices=("float32", "bfloat16"), help="of our polars on the CPU (torch.optim.Muon's "
+        "is bfloat16); default float32")
+    add("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args(argv)
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise Refusal("--device cuda: this torch sees no CUDA device; use cpu", code=2)
+    if args.repeat < 1:
+        raise Refusal(f"--repeat {args.repeat}: give at least 1", code=2)
+    stack = parse_stack(args.stack or (GPT2_SMALL if device == "cuda" else ONE_LAYER))
+    found = {name: make for name, make in contenders(args.precision).items()
+             if not args.only or any(word in name for word in args.only)}
+    if not found:
+        raise Refusal(f"--only {' '.join(args.only)}: no such optimizer; known: "
+                      f"{', '.join(contenders(None))}", code=2)
+    rows = measure(found, stack, args.repeat, device)
+    name = torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    if args.json:
+        print_json(dict(device=name, torch=torch.__version__, precision=args.precision, repeat=args.repeat,
+                        stack=args.stack, rows=rows))
+        return 0
+    print(f"{name}, torch {torch.__version__}, {len(stack)} matrices, {args.repeat} rounds; ratio: to "
+          f"{'muon quintic12' if 'muon quintic12' in found else next(iter(found))}; launches: "
+          f"{'kernels' if device == 'cuda' else 'operators'}")
+    print(f"{'':29}" + "".join(f"{column:>11}" for column in COLUMNS))
+    for row in rows:
+        cells = ["n/a" if row[c] is None else f"{row[c]:,.0f}" if c == "launches" else f"{row[c]:.4g}"
+                 for c in COLUMNS]
+        print(f"{row['name']:29}" + "".join(f"{cell:>11}" for cell in cells))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
