@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Optimizers side by side in one run: time, FLOPs, launches, memory, and what the update looks like.
 
-Every optimizer steps the same stack of matrices on the same gradients, in turn, `--repeat` rounds of it. Times
-are medians, ratios are medians over rounds. The figures of the update are those of the tall matrices (of all,
+Every optimizer steps the same stack of matrices on the same gradients, in turn, for `--repeat` rounds. Times
+are medians, ratios are medians over rounds. The figures of the update are those of the tall matrices (of all
 where there is none): means of row spread and alignment, extremes of the singular values.
 """
 import sys
