@@ -14,7 +14,7 @@ import math
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 try:
@@ -29,13 +29,14 @@ from torch import Tensor, nn
 from data import shards
 from optimizers import RECIPES, Init, MatrixOptimizer, Recipe, build_optimizers, build_wrappers, resolve
 from optimizers.diagnostics import diagnose
-from records import show
+from records import checkpoint, show
 from records.cli import Parser, Refusal, command, near
-from records.environment import attention_backend, peak_flops, without_folders, write_header
-from records.log import LogWriter, lock_folder
+from records.environment import attention_backend, without_folders
+from records.guard import Diverged, Guard, Interrupted
+from records.log import LogWriter
+from records.opening import open_log
 from records.overrides import override, read_overrides
-from records.guard import Diverged, Guard
-from records.world import Clock, StopSignal, World, join_world
+from records.world import Clock, StopSignal, World, divisor, join_world
 
 ROOT = Path(__file__).resolve().parent
 
@@ -285,6 +286,8 @@ def parse(argv: list[str]) -> Plan:
     add("--log-dir", type=Path, metavar="D", help="default: logs/<time>_<track>_<recipe>")
     add("--data-dir", type=Path, metavar="D", help="the folder of the shards")
     add("--val-every", type=int, metavar="N", help="validate every N steps too, off the clock")
+    add("--checkpoint-every", type=int, default=250, metavar="N", help="steps, off the clock (default: 250)")
+    add("--resume", type=Path, metavar="D", help="go on with the run that stopped in this log folder")
     add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     add("--save", action="store_true", help="write the final weights of each seed")
     add("--wandb", action="store_true", help="log to Weights & Biases too")
@@ -304,8 +307,9 @@ def parse(argv: list[str]) -> Plan:
         raise Refusal(f"unknown recipe {args.recipe!r}; {near(args.recipe, RECIPES)}", code=2)
     if len(set(args.seeds)) < len(args.seeds) or min(args.seeds) < 0:
         raise Refusal(f"--seeds {' '.join(map(str, args.seeds))}: each seed once, none negative", code=2)
-    if args.val_every is not None and args.val_every < 1:
-        raise Refusal(f"--val-every {args.val_every}: give a number of steps of at least 1", code=2)
+    for name, every in (("--val-every", args.val_every), ("--checkpoint-every", args.checkpoint_every)):
+        if every is not None and every < 1:
+            raise Refusal(f"{name} {every}: give a number of steps of at least 1", code=2)
     flags = [*parser._option_string_actions, *(f"--recipe.{f.name}" for f in fields(Recipe))]
     overrides = read_overrides(rest, flags)
     overrides += [] if args.steps is None else [("recipe", "steps", str(args.steps))]
@@ -359,10 +363,14 @@ class Run:
     train: shards.TokenStream
     val: shards.TokenStream
     stop: StopSignal
+    flops: float                   # per token
     log: LogWriter | None = None   # rank 0 only, like its folder and the folder's lock
     folder: Path | None = None
     lock: object = None
     micro: int = 1                 # sequences per forward pass
+    start: checkpoint.Start = field(default_factory=checkpoint.Start)
+    identity: str = ""             # what a checkpoint must be of to be continued
+    place: str = "the warm-up"     # for the message of a rank that lost the others
 
     def optimizers(self) -> list:
         group = dist.group.WORLD if self.world.size > 1 else None
@@ -376,11 +384,6 @@ class Run:
         tensor = torch.from_numpy(array.astype(np.int64))
         tensor = tensor.pin_memory() if self.world.device.type == "cuda" else tensor
         return tensor.to(self.world.device, non_blocking=True)
-
-
-def divisor(number: int, limit: int) -> int:
-    """The largest divisor of `number` that is at most `limit`."""
-    return next(d for d in range(max(1, min(number, limit)), 0, -1) if number % d == 0)
 
 
 def warm_up(run: Run) -> dict:
@@ -475,68 +478,95 @@ def validate(run: Run) -> float:
     return float(run.world.sum(total)) / run.plan.track.val_tokens
 
 
-def report(run: Run, seed: int, step: int, seconds: float, train_loss, val_loss=None, tracker=None) -> None:
-    """Rank 0: one line for a person; a validation also to the log and to wandb. Losses in nats, or None."""
-    if run.world.rank != 0:
-        return
-    if val_loss is not None:
-        run.log.validation(step, run.plan.recipe.steps, val_loss, seconds, seed)
-        if tracker:
-            tracker.log({"val_loss": val_loss, "train_loss": train_loss, "train_time": seconds}, step=step)
-    rate = step * run.plan.track.tokens_per_step / seconds if seconds else 0
-    peak = peak_flops(torch.cuda.get_device_name()) if run.world.device.type == "cuda" else None
-    mfu = rate * flops_per_token(run.model, run.plan.track) / (peak * run.world.size) if peak else None
-    say(run, show.progress(step, run.plan.recipe.steps, seconds, rate, mfu, train_loss, val_loss))
-
-
 def flops_per_token(model: GPT, track: Track) -> float:
     """6 per parameter that is multiplied (all but the embedding) and 6 L T d for causal attention."""
     multiplied = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("embed."))
     return 6 * multiplied + 6 * track.model.num_layers * track.context * track.model.model_dim
 
 
-def train_seed(run: Run, seed: int, tracker=None) -> dict:
-    """Train one seed from step 0; returns its outcome."""
-    track, recipe, every = run.plan.track, run.plan.recipe, run.plan.args.val_every
-    initialise(run.model, seed, recipe.init)
-    optimizers, guard, clock = run.optimizers(), run.guard(seed), Clock(run.world)
-    wrappers = build_wrappers(run.model, recipe, optimizers)
-    shown, crossed, val_loss, train_loss = time.perf_counter(), None, math.nan, None
-    for step in range(recipe.steps + 1):
-        if track.validates(step, recipe) or (every and step % every == 0):
-            seconds = clock.stop()
-            train_loss = guard.check()
-            with ExitStack() as readouts:
-                for wrapper in wrappers:
-                    readouts.enter_context(wrapper.readout())
-                val_loss = validate(run)
-            if not math.isfinite(val_loss):
-                raise Diverged(f"seed {seed}: the validation loss at step {step} is {val_loss}; lower the "
-                               "learning rate (--recipe.lr)")
-            if crossed is None and track.target is not None and val_loss <= track.target:
-                crossed = dict(step=step, seconds=round(seconds, 3))
-            report(run, seed, step, seconds, train_loss, val_loss, tracker)
-            found = diagnose(run.model, optimizers, *(run.tokens(t[:8]) for t in run.val[0]), run.world.sum)
+class Training:
+    """One seed on its way: what a checkpoint must hold beside the model."""
+
+    def __init__(self, run: Run, seed: int):
+        self.run, self.seed, self.guard = run, seed, run.guard(seed)
+        initialise(run.model, seed, run.plan.recipe.init)
+        self.optimizers = run.optimizers()
+        self.wrappers = build_wrappers(run.model, run.plan.recipe, self.optimizers)
+        start = run.start if run.start.seed == seed else checkpoint.Start()
+        self.first, self.reached, self.clock = start.step, start.reached, Clock(run.world, start.seconds)
+        if start.tensors is not None:
+            checkpoint.restore(start.tensors, run.model, self.optimizers, self.wrappers)
+            start.tensors = None
+
+    def keep(self, step: int) -> None:
+        """Write a checkpoint of the weights that `step` starts from, off the clock."""
+        checkpoint.keep(self.run, self.seed, step, self.clock.stop(), self.optimizers, self.wrappers)
+
+    def read_out(self, step: int, tracker) -> float:
+        """Validate at `step`, off the clock; log and tell it where the log does not have it yet."""
+        run, track, seconds = self.run, self.run.plan.track, self.clock.stop()
+        train_loss = self.guard.check()
+        with ExitStack() as readouts:
+            for wrapper in self.wrappers:
+                readouts.enter_context(wrapper.readout())
+            val_loss = validate(run)
+        if not math.isfinite(val_loss):
+            raise Diverged(f"seed {self.seed}: the validation loss at step {step} is {val_loss}; lower the "
+                           "learning rate (--recipe.lr)")
+        if self.reached is None and track.target is not None and val_loss <= track.target:
+            self.reached = dict(step=step, seconds=round(seconds, 3))
+        if step > run.start.logged.get(self.seed, (-1,))[0]:
+            show.report(run, self.seed, step, seconds, train_loss, val_loss, tracker)
+            sample = (run.tokens(t[:8]) for t in run.val[0])
+            found = diagnose(run.model, self.optimizers, *sample, run.world.sum)
             if run.log is not None:
-                run.log.event("diagnostics", seed=seed, step=step, **found)
-            shown = time.perf_counter()
-            if step == recipe.steps:
-                break
-            clock.start()
-        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+                run.log.event("diagnostics", seed=self.seed, step=step, **found)
+        return val_loss
+
+    def step(self, step: int) -> float | None:
+        """One step of training; the training loss of the step before."""
+        recipe = self.run.plan.recipe
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = group["initial_lr"] * lr_factor(step, recipe, group["cooldown_frac"])
-        for wrapper in wrappers:
+        for wrapper in self.wrappers:
             wrapper.before_forward()
-        loss, low = forward_backward(run, *map(run.tokens, run.train[step]))
-        train_loss = guard.check()
-        update(run, optimizers, guard, step, loss, low)
-        for wrapper in wrappers:
+        loss, low = forward_backward(self.run, *map(self.run.tokens, self.run.train[step]))
+        train_loss = self.guard.check()
+        update(self.run, self.optimizers, self.guard, step, loss, low)
+        for wrapper in self.wrappers:
             wrapper.after_step()
+        return train_loss
+
+
+def train_seed(run: Run, seed: int, tracker=None) -> dict:
+    """Train one seed from where it starts; returns its outcome."""
+    track, recipe, args, now = run.plan.track, run.plan.recipe, run.plan.args, Training(run, seed)
+    shown, val_loss = time.perf_counter(), math.nan
+    logged = run.start.logged.get(seed, (-1,))[0]
+    for step in range(now.first, recipe.steps + 1):
+        run.place, last = f"step {step} of seed {seed}", step == recipe.steps
+        try:
+            if last or step > logged and (
+                    track.validates(step, recipe) or (args.val_every and step % args.val_every == 0)):
+                val_loss, shown = now.read_out(step, tracker), time.perf_counter()
+            if last:
+                break
+            if step > now.first and step % args.checkpoint_every == 0:
+                now.guard.check()
+                now.keep(step)
+            now.clock.start()
+            train_loss = now.step(step)
+        except Interrupted:  # by a signal: the update of this step is not taken
+            for wrapper in now.wrappers:
+                wrapper.rewind()
+            now.keep(step)
+            raise
         if time.perf_counter() - shown > 10:
             shown = time.perf_counter()
-            report(run, seed, step, clock.read(), train_loss)
+            show.report(run, seed, step, now.clock.read(), train_loss)
+    seconds = now.clock.stop()
     return dict(seed=seed, steps=recipe.steps, val_loss=round(val_loss, 5), train_time=round(seconds, 3),
-                tokens_per_second=round(recipe.steps * track.tokens_per_step / seconds), reached=crossed,
+                tokens_per_second=round(recipe.steps * track.tokens_per_step / seconds), reached=now.reached,
                 epochs=round(recipe.steps / len(run.train), 4))
 
 
@@ -545,34 +575,18 @@ def train_seed(run: Run, seed: int, tracker=None) -> dict:
 ########################################
 
 
-def open_log(run: Run) -> None:
-    """Rank 0: check the shards whole, lock the folder, and write the log's header."""
-    plan, args, track, recipe = run.plan, run.plan.args, run.plan.track, run.plan.recipe
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}_{track.label}_{recipe.name}"
-    run.folder = args.log_dir or ROOT / "logs" / name
-    run.lock = lock_folder(run.folder)
-    used = {"train": run.train.shards_for(recipe.steps), "val": run.val.shards_for(1)}
-    pinned, fix = track.sha256 if track.official else {}, f"run `python {fetch_words(plan)}`"
-    data = {split: shards.inspect(paths, track.model.vocab_size, pinned, fix)
-            for split, paths in used.items()}
-    run.log = LogWriter(run.folder / f"{name}.txt")
-    write_header(run.log, ROOT, run.world, args.argv, asdict(track), recipe.resolved(), args.seeds, data)
-
-
 def run_seeds(run: Run) -> list[dict]:
     """Warm up, then train every declared seed; the outcomes. Rank 0 logs and prints."""
     plan, rank0 = run.plan, run.world.rank == 0
-    warm, outcomes = warm_up(run), []
-    if rank0:
+    warm, outcomes = warm_up(run), list(run.start.outcomes)
+    if rank0 and not run.start.begun:
         run.log.event("warmup", **warm)
-    for seed in plan.args.seeds:
-        if rank0:
+    for seed in plan.args.seeds[len(outcomes):]:
+        if rank0 and seed not in run.start.begun:
             run.log.event("seed", seed=seed)
-            say(run, f"{plan.recipe.name} on {plan.track.name}, seed {seed}, log in {run.folder}")
-        tracker = None
-        if rank0 and plan.args.wandb:
-            config = dict(seed=seed, track=asdict(plan.track), recipe=plan.recipe.resolved())
-            tracker = show.start_wandb(f"{run.folder.name}_seed{seed}", run.folder, config)
+        if rank0:
+            show.say(run, f"{plan.recipe.name} on {plan.track.name}, seed {seed}, log in {run.folder}")
+        tracker = show.start_wandb(run, seed) if rank0 and plan.args.wandb else None
         outcomes.append(train_seed(run, seed, tracker))
         if tracker:
             tracker.finish()
@@ -583,30 +597,24 @@ def run_seeds(run: Run) -> list[dict]:
     return outcomes
 
 
-def say(run: Run, line: str) -> None:
-    print(line, file=sys.stderr if run.plan.args.json else sys.stdout, flush=True)
-
-
 def dry_run(plan: Plan) -> None:
     """What would run, for --dry-run; reads only the headers of the shards."""
-    track, recipe = plan.track, plan.recipe
     with torch.device("meta"):
-        model = GPT(track.model)
-    facts = dict(track=track.label, seeds=plan.args.seeds, device=plan.device, steps=recipe.steps,
-                 parameters=sum(p.numel() for p in model.parameters()),
-                 training_flops=flops_per_token(model, track) * track.tokens_per_step * recipe.steps)
+        model = GPT(plan.track.model)
     try:
-        train, _ = open_streams(plan, World(0, 1, torch.device("cpu")))
-        facts.update(data=str(plan.data_dir), steps_that_the_shards_hold=len(train))
+        held = len(open_streams(plan, World(0, 1, torch.device("cpu")))[0])
     except Refusal as refusal:
-        facts.update(data=f"not ready: {refusal}")
-    show.facts(facts, recipe.resolved(), plan.args.json)
+        held = refusal
+    show.dry_run(plan, sum(p.numel() for p in model.parameters()), flops_per_token(model, plan.track), held)
 
 
 @command
 def main(argv: list[str]) -> int:
     """Run the command line; the exit code."""
     plan = parse(argv)
+    folder = plan.args.resume or checkpoint.folder_of_restart(ROOT, plan.args.log_dir)
+    if plan.args.resume:  # the arguments of that run, and what is given now behind them
+        plan = parse([*checkpoint.arguments(folder), *argv])
     if plan.args.list:
         return show.listing(TRACKS, PRESETS, RECIPES, plan.args.json)
     if plan.args.dry_run:
@@ -619,12 +627,12 @@ def main(argv: list[str]) -> int:
     model.to_empty(device=world.device)
     if world.device.type == "cuda":
         model.compile(dynamic=False)
-    run, status = Run(plan, world, model, train, val, StopSignal()), dict(status="failed")
-    if world.rank == 0:
-        open_log(run)
+    run = Run(plan, world, model, train, val, StopSignal(), flops_per_token(model, track))
+    status = dict(status="failed")
+    open_log(run, ROOT, folder, f"run `python {fetch_words(plan)}`")
     world.barrier()
     try:
-        with run.stop:
+        with run.stop, world.together(lambda: run.place):
             outcomes = run_seeds(run)
         status = dict(status="complete")
     except Refusal as refusal:

@@ -29,6 +29,9 @@ class Wrapper:
     def before_forward(self) -> None:
         pass
 
+    def rewind(self) -> None:
+        """Take back what before_forward did to the weights: the step that it began is not taken."""
+
     def after_step(self) -> None:
         self.step += 1
 
@@ -76,6 +79,11 @@ class EmaNesterov(Wrapper):
             scale = self.strength * float(group["lr"]) / float(group.get("initial_lr", group["lr"]) or 1)
             for p, m in zip(self.params, self.state["average"]):
                 p.add_((scale * m).to(p.dtype))
+
+    @torch.no_grad()
+    def rewind(self) -> None:
+        for p, before in zip(self.params, self.state.get("before", ())):
+            p.copy_(before)
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -5,6 +5,7 @@
     @ run {command, track, recipe, seeds, versions, hardware, data, git} #...
     @ warmup {...} #...        @ seed {"seed": 0, ...} #...
     step:<step>/<steps> val_loss:<nats> train_time:<s>s step_avg:<ms>ms seed:<k> #...
+    @ checkpoint {...} #...    @ resume {...} #...    (where a run that stopped goes on, behind its `end`)
     @ end {"status": "complete", ...} #...
 
 The hash behind an event is the start of sha256(hash of the event before it + the line), so an edit, a splice
@@ -28,6 +29,7 @@ from .cli import Refusal
 from .text import plain_json, printable, read_text
 
 FORMAT = 1
+NO_END = "no `end` event"
 MAX_PROBLEMS, MAX_EVENTS = 20, 200_000  # a text that has more is not read further
 EVENT = re.compile(r"@ ([a-z_]+) (\{.*\}) #([0-9a-f]{16})")
 WHOLE = r"(0|[1-9][0-9]{0,14})"
@@ -85,6 +87,31 @@ class LogWriter:
             raise Refusal(f"cannot write the log {path} ({error.strerror}); choose "
                           "another --log-dir") from None
         self._line(f"@ log {json.dumps(dict(format=FORMAT, started=now()))}")
+
+    @classmethod
+    def reopen(cls, path: Path, **about) -> "LogWriter":
+        """The log of a run that stopped, open for appending behind a `resume` event that holds `about`.
+
+        An event that the stop tore is cut off first. Refusal where the log has other problems.
+        """
+        data = Path(path).read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            os.truncate(path, whole)
+        log = read_log(path)
+        wrong = [f"line {line}: {what}" for line, what in log.problems if not what.startswith(NO_END)]
+        if wrong or log.foreign is not None:
+            raise Refusal(f"{path}: this log is damaged ({(wrong or ['not a log of this project'])[0]}); "
+                          "start a new run")
+        self = cls.__new__(cls)
+        self.path, self.closed = Path(path), False
+        self.hash = data[:whole].rstrip(b"\n").rsplit(b" #", 1)[1].decode()
+        try:
+            self.file = os.open(path, os.O_WRONLY | os.O_APPEND)
+        except OSError as error:
+            raise Refusal(f"cannot write the log {path} ({error.strerror}); mend its permissions") from None
+        self.event("resume", time=now(), cut_bytes=len(data) - whole, **about)
+        return self
 
     def _line(self, line: str, body: str = "") -> None:
         mark = link(self.hash, line)
@@ -217,7 +244,7 @@ class _Reader:
         if not log.header:
             self.problem(self.number, "no `run` event: the header is missing")
         if log.status == "incomplete":
-            self.problem(self.number, "no `end` event: the run did not close its log")
+            self.problem(self.number, f"{NO_END}: the run did not close its log")
         return log
 
     def _take(self, line: str) -> None:
@@ -231,7 +258,8 @@ class _Reader:
         if mark != link(self.hash, line[:-18]):
             self.problem(number, "the hash does not follow from the event before and this line")
         self.hash = mark
-        if self.log.status != "incomplete":
+        resumes = match[1] == "resume" and self.log.status != "complete"
+        if self.log.status != "incomplete" and not resumes:
             self.problem(number, "an event behind the end; the rest is not read")
             self.at = len(self.text)
             return
@@ -255,6 +283,8 @@ class _Reader:
             log.header = data
         elif kind == "end":
             log.status = printable(data.get("status"), 40)
+        elif kind == "resume":
+            log.status = "incomplete"
         elif kind == "source":
             path, count = str(data.get("path")), data.get("lines")
             log.sources[path] = self._lines(count if type(count) is int else 0)

@@ -1,5 +1,11 @@
 """What the trainer tells a person: the list of tracks and recipes, and the outcome of a run."""
+import sys
+from dataclasses import asdict
+
+import torch
+
 from .cli import Refusal, print_json
+from .environment import peak_flops
 
 
 def listing(tracks: dict, presets: dict, recipes: dict, as_json: bool) -> None:
@@ -18,6 +24,26 @@ def listing(tracks: dict, presets: dict, recipes: dict, as_json: bool) -> None:
         print(f"recipe  {name:13} {r.steps:5,} steps of a 124M track. {r.note}")
 
 
+def say(run, line: str) -> None:
+    """A line for the person; with --json stdout is kept for the one object."""
+    print(line, file=sys.stderr if run.plan.args.json else sys.stdout, flush=True)
+
+
+def report(run, seed: int, step: int, seconds: float, train_loss, val_loss=None, tracker=None) -> None:
+    """Rank 0 of a train_gpt.Run: one line for a person; a validation also to the log and to wandb. Losses in
+    nats, or None; seconds of the training clock."""
+    if run.world.rank != 0:
+        return
+    if val_loss is not None:
+        run.log.validation(step, run.plan.recipe.steps, val_loss, seconds, seed)
+        if tracker:
+            tracker.log({"val_loss": val_loss, "train_loss": train_loss, "train_time": seconds}, step=step)
+    rate = step * run.plan.track.tokens_per_step / seconds if seconds else 0
+    peak = peak_flops(torch.cuda.get_device_name()) if run.world.device.type == "cuda" else None
+    mfu = rate * run.flops / (peak * run.world.size) if peak else None
+    say(run, progress(step, run.plan.recipe.steps, seconds, rate, mfu, train_loss, val_loss))
+
+
 def progress(step: int, steps: int, seconds: float, rate: float, mfu, train_loss, val_loss) -> str:
     """One line of a run's progress: losses in nats, rate in tokens/s; what is None is left out."""
     parts = [f"step {step}/{steps}"]
@@ -29,9 +55,18 @@ def progress(step: int, steps: int, seconds: float, rate: float, mfu, train_loss
     return "  ".join(parts)
 
 
-def facts(found: dict, recipe: dict, as_json: bool) -> None:
-    """One fact a line, then one field of the recipe a line, for --dry-run."""
-    if as_json:
+def dry_run(plan, parameters: int, flops_per_token: float, held) -> None:
+    """What would run: one fact a line, then one field of the recipe a line. held: the steps that the shards
+    hold, or the Refusal they are answered with."""
+    track, recipe = plan.track, plan.recipe.resolved()
+    found = dict(track=track.label, seeds=plan.args.seeds, device=plan.device, steps=plan.recipe.steps,
+                 parameters=parameters,
+                 training_flops=flops_per_token * track.tokens_per_step * plan.recipe.steps)
+    if isinstance(held, Refusal):
+        found.update(data=f"not ready: {held}")
+    else:
+        found.update(data=str(plan.data_dir), steps_that_the_shards_hold=held)
+    if plan.args.json:
         return print_json({**found, "recipe": recipe})
     for name, value in found.items():
         print(f"{name:26} {value}")
@@ -56,11 +91,14 @@ def summary(track, recipe, outcomes: list[dict], log_path, world, as_json: bool)
           "`--list` for all recipes")
 
 
-def start_wandb(name: str, folder, config: dict):
-    """A Weights & Biases run; WANDB_MODE=offline needs no account. Refusal where it cannot start."""
+def start_wandb(run, seed: int):
+    """A Weights & Biases run for a seed of a train_gpt.Run; WANDB_MODE=offline needs no account. Refusal
+    where it cannot start."""
+    config = dict(seed=seed, track=asdict(run.plan.track), recipe=run.plan.recipe.resolved())
     try:
         import wandb
-        return wandb.init(project="aurora-speedrun", name=name, dir=folder, config=config)
+        return wandb.init(project="aurora-speedrun", name=f"{run.folder.name}_seed{seed}", dir=run.folder,
+                          config=config)
     except ImportError:
         raise Refusal("--wandb: wandb is not installed; run `pip install -r requirements.txt`") from None
     except Exception as error:  # wandb's own errors: no key, no network

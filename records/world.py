@@ -1,7 +1,12 @@
 """The processes of a run: this one's place among them, their common clock, and how they stop together."""
+import ctypes
 import os
+import re
 import signal
+import sys
+import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +14,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .cli import Refusal
+
+LOST = re.compile(r"(?i)connection|timed? ?out|socket|broken pipe|nccl|gloo|remote process|watchdog")
+
+
+def divisor(number: int, limit: int) -> int:
+    """The largest divisor of `number` that is at most `limit`."""
+    return next(d for d in range(max(1, min(number, limit)), 0, -1) if number % d == 0)
 
 
 @dataclass
@@ -32,6 +44,19 @@ class World:
             dist.all_reduce(value)
         return value
 
+    @contextmanager
+    def together(self, place):
+        """Turns the error of a collective whose other ranks are gone or late into a Refusal that names this
+        rank and place()."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size == 1 or not LOST.search(str(error)):
+                raise
+            raise Refusal(f"rank {self.rank} lost the other ranks at {place()}: one of them stopped or did "
+                          "not answer in time; see its message, then go on with --resume LOGDIR, or use "
+                          "torchrun's --max-restarts, which does so by itself", everywhere=False) from None
+
     def minimum(self, value: int) -> int:
         """The least of the ranks' values."""
         value = torch.tensor(value, device=self.device)
@@ -40,11 +65,30 @@ class World:
         return int(value)
 
 
+def die_with_launcher() -> None:
+    """End this process when torchrun does: a launcher that is killed would leave its workers training."""
+    if "LOCAL_RANK" not in os.environ:
+        return
+    launcher = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != launcher:  # it died before the call
+            os.kill(os.getpid(), signal.SIGKILL)
+        return
+
+    def watch():
+        while os.getppid() == launcher:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def join_world(device_type: str, sequences: int, val_sequences: int) -> World:
     """This process's place among the ranks that torchrun started, or a world of one.
 
     Refusal (exit 2) where the world size does not divide the sequences of a step and of the validation.
     """
+    die_with_launcher()
     defaults = dict(RANK=0, WORLD_SIZE=1, LOCAL_RANK=0)
     rank, size, local = (int(os.environ.get(name, default)) for name, default in defaults.items())
     fitting = [n for n in range(1, sequences + 1) if sequences % n == 0 and val_sequences % n == 0]
@@ -67,12 +111,14 @@ def join_world(device_type: str, sequences: int, val_sequences: int) -> World:
 class Clock:
     """The training clock: seconds between start and stop, every rank and device synchronised at both."""
 
-    def __init__(self, world: World):
-        self.world, self.seconds, self.started = world, 0.0, None
+    def __init__(self, world: World, seconds: float = 0.0):
+        self.world, self.seconds, self.started = world, seconds, None
 
     def start(self) -> None:
-        self.world.barrier()
-        self.started = time.perf_counter()
+        """Starts the clock where it stands still."""
+        if self.started is None:
+            self.world.barrier()
+            self.started = time.perf_counter()
 
     def stop(self) -> float:
         """Stops the clock where it runs; the seconds so far."""
