@@ -237,8 +237,8 @@ class _Reader:
             self._take(line)
             left -= 1
         if line is not None:
-            self.problem(self.number, f"more than {MAX_PROBLEMS} problems, or {MAX_EVENTS} events; the rest is "
-                                      "not read")
+            self.problem(self.number, f"more than {MAX_PROBLEMS} problems, or {MAX_EVENTS} events; the rest "
+                                      "is not read")
         elif not self.text.endswith("\n"):
             self.problem(self.number, "the last line is torn")
         if not log.header:

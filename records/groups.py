@@ -1,0 +1,134 @@
+"""The runs of one recipe, from the logs and record folders that a command line names."""
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import evidence
+from .cli import Refusal
+from .log import Log, read_log
+from .text import printable
+
+SUFFIXES = (".txt", ".gz", ".xz")
+RACE = "fineweb-124m"  # modded-nanogpt's logs, which name no track, are of this one's conditions
+
+
+@dataclass
+class Group:
+    """The runs of one recipe on one track, by seed.
+
+    A log of modded-nanogpt declares no seeds and seldom states them: a run of unknown seed goes by its file
+    and number, and is never paired.
+    """
+
+    track: dict | None = None
+    recipe: dict | None = None
+    data: dict | None = None
+    declared: bool = True     # every log names its seeds beforehand
+    paired: bool = True       # every run states its seed
+    series: dict = field(default_factory=dict)   # seed -> validations
+    on_grid: dict = field(default_factory=dict)  # those at the steps of the track's grid
+    codes: set = field(default_factory=set)      # sha256 of each log's code, None where it is not said
+
+    @property
+    def sigma(self) -> float | None:
+        """Of the loss between seeds, where the track's rule knows it."""
+        track = self.track or dict(name=RACE, official=True)
+        return evidence.KNOWN_SIGMA.get(track.get("name")) if track.get("official", True) is True else None
+
+    @property
+    def name(self) -> str:
+        """Of the recipe, for a person to read."""
+        return printable((self.recipe or {}).get("name", "a recipe without a name"), 60)
+
+    @property
+    def last_step(self) -> int:
+        """Of those that every seed validates. Refusal where there is none."""
+        if not (steps := evidence.grid(self.series)):
+            raise Refusal(f"the seeds of {self.name} share no validation step; test logs of one schedule")
+        return steps[-1]
+
+    def losses_at(self, step: int) -> dict:
+        """seed -> loss at `step`. Refusal where a seed has none there."""
+        losses = evidence.losses_at(self.series, step)
+        if missing := [seed for seed in self.series if seed not in losses]:
+            near = sorted(evidence.grid(self.series), key=lambda s: abs(s - step))[:3]
+            near = f"all have one at {', '.join(map(str, sorted(near)))}" if near else "no step is in all"
+            raise Refusal(f"step {step}: {self.name}, seed {missing[0]} has no validation there; {near}",
+                          code=2)
+        if bad := [seed for seed, loss in losses.items() if not math.isfinite(loss)]:
+            raise Refusal(f"step {step}: the loss of {self.name}, seed {bad[0]} is {losses[bad[0]]} there")
+        return losses
+
+    @property
+    def doubts(self) -> list[str]:
+        """What these logs leave open."""
+        found = []
+        if not self.declared:
+            found.append("these logs declare no seeds, so that n was fixed beforehand cannot be seen")
+        if len(self.codes) > 1:
+            found.append(f"the logs of {self.name} hold {len(self.codes)} versions of the code")
+        return found
+
+
+def read_group(paths: list[Path]) -> Group:
+    """The runs in `paths`, logs or folders of logs. Refusal for a log that is not whole, of another recipe
+    than the first, without exactly its declared seeds, or with a seed that is there already."""
+    group = None
+    for path in _files(paths):
+        log = read_log(path)
+        where = printable(path)
+        if log.problems:
+            line, what = log.problems[0]
+            more = f" (and {len(log.problems) - 1} more)" if len(log.problems) > 1 else ""
+            raise Refusal(f"{where}:{line}: {what}{more}; only whole logs are tested")
+        if log.foreign is None and log.status != "complete":
+            raise Refusal(f"{where}: the run is {log.status}; a test without all its seeds is of survivors, "
+                          "so finish the run")
+        of = [value if isinstance(value := log.header.get(name), dict) else None
+              for name in ("track", "recipe", "data")]
+        group = group or Group(*of)
+        if of != [group.track, group.recipe, group.data]:
+            raise Refusal(f"{where} is of another track, recipe or data than the logs before it; test one "
+                          "recipe at a time")
+        _enter(group, log, where)
+    return group
+
+
+def _files(paths: list[Path]) -> list[Path]:
+    found = []
+    for path in paths:
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
+            if not inside:
+                raise Refusal(f"{printable(path)} holds no log ({', '.join(SUFFIXES)}); name a record "
+                              "folder or logs", code=2)
+        found += inside
+    return found
+
+
+def _enter(group: Group, log: Log, where: str) -> None:
+    """Put the runs of one log into the group."""
+    declared = log.header.get("seeds")
+    if declared is not None and declared != list(log.series):
+        raise Refusal(f"{where}: declared are the seeds {printable(declared)}, in the log are "
+                      f"{printable(list(log.series))}; every declared seed counts, and no other")
+    if not log.series:
+        raise Refusal(f"{where}: no validation in this log")
+    group.declared &= declared is not None
+    sums = log.foreign or log.header.get("sha256")
+    group.codes.add(str(sums["code"]) if isinstance(sums, dict) and "code" in sums else None)
+    on_grid = log.series if log.foreign else _track_series(log)
+    for run, points in log.series.items():
+        seed = log.foreign["seeds"].get(run) if log.foreign else run
+        if seed is None:
+            group.paired, seed = False, f"{where}:{run}"
+        if seed in group.series:
+            raise Refusal(f"{where}: seed {seed} of this recipe is in a run before it; a seed counts once")
+        group.series[seed], group.on_grid[seed] = points, on_grid[run]
+
+
+def _track_series(log: Log) -> dict:
+    """The log's validations on its track's grid; all of them where the header does not give the grid."""
+    from . import header, rules  # here, since they load torch
+    return log.series if header.misfits(log.header) else rules.track_series(log)

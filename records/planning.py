@@ -1,0 +1,219 @@
+"""Before the runs: how many seeds, and when to look at them. After them: what choosing a result costs.
+
+Pure functions over plain numbers, in nats. Every test here is one-sided (a mean below a target, a recipe
+better than another); for a two-sided test at .05 give .025. `sd` is that of the quantity tested: between the
+seeds of one recipe for a margin below a target, `difference_sd` for the difference of two recipes.
+"""
+import bisect
+import math
+
+import numpy as np
+from scipy import integrate, optimize, special, stats
+
+from .evidence import CRITICAL, DUST, LEVEL, SIGMA
+
+MOST_SEEDS = 2**20
+MOST_LOOKS = 100
+REACH = 8.0  # sds: what lies beyond has probability under 1e-15
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(400)
+SPENDING = {  # alpha spent at the share t of the seeds: Lan & DeMets, Biometrika 70 (1983)
+    "obrien-fleming": lambda t, alpha: 2 * stats.norm.sf(stats.norm.isf(alpha / 2) / math.sqrt(t)),
+    "pocock": lambda t, alpha: alpha * math.log1p((math.e - 1) * t),
+}
+
+
+def _check(alpha: float, **positive) -> None:
+    if not 0 < alpha < 0.5:
+        raise ValueError(f"alpha {alpha} must lie between 0 and 0.5")
+    for name, value in positive.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} {value} must be a positive number")
+
+
+########################################
+#             Seeds needed             #
+########################################
+
+
+def difference_sd(sd: float, correlation: float = 0.0) -> float:
+    """sd of the difference of two recipes on one seed: sd sqrt(2 (1 - correlation)); unpaired seeds: 0."""
+    if not -1 <= correlation < 1:
+        raise ValueError(f"correlation {correlation} must be at least -1 and less than 1")
+    return sd * math.sqrt(2 * (1 - correlation))
+
+
+def seeds_needed(effect: float, sd: float, alpha: float = LEVEL, power: float = 0.8, arms: int = 1) -> dict:
+    """The fewest seeds with which the one-sided t-test at `alpha` finds `effect` with probability `power`.
+
+    Under the alternative t is noncentral t with arms (n - 1) degrees of freedom and noncentrality
+    effect sqrt(n / arms) / sd (Johnson, Kotz & Balakrishnan, Continuous Univariate Distributions 2, ch. 31).
+    arms = 1: a mean against a target, or paired differences (sd: theirs); 2: two recipes on unrelated seeds,
+    n each (sd: of one recipe). Returns n and the power that n has. ValueError for what is out of range and
+    for more than a million seeds.
+    """
+    _check(alpha, effect=effect, sd=sd)
+    if not alpha < power < 1:
+        raise ValueError(f"power {power} must lie between alpha {alpha} and 1")
+
+    def reached(n: int) -> float:
+        df = arms * (n - 1)
+        return float(stats.nct.sf(stats.t.isf(alpha, df), df, effect / sd * math.sqrt(n / arms)))
+
+    high = 2
+    while reached(high) < power:
+        if high == MOST_SEEDS:
+            raise ValueError(f"an effect of {effect} at sd {sd} needs more than {MOST_SEEDS} seeds")
+        high *= 2
+    n = 2 + bisect.bisect_left(range(2, high), power, key=reached)
+    return dict(n=n, power=reached(n))
+
+
+def seeds_for_rule(margin: float, power: float = 0.8) -> int:
+    """The fewest seeds with which fineweb-124m's rule passes a recipe truly `margin` below the target with
+    probability `power`: ((CRITICAL + z_power) SIGMA / margin)^2, rounded up."""
+    _check(LEVEL, margin=margin)
+    if not LEVEL < power < 1:
+        raise ValueError(f"power {power} must lie between {LEVEL:.4f} and 1")
+    return math.ceil(((CRITICAL + stats.norm.ppf(power)) * SIGMA / margin) ** 2)
+
+
+########################################
+#          The sequential plan         #
+########################################
+
+# The sum of the seeds' margins, scaled to variance 1 at the last look, is a Brownian motion that the looks
+# see. Its density is carried from look to look by quadrature over the paths that have not stopped (Armitage,
+# McPherson & Rowe, J. R. Statist. Soc. A 132, 1969). A path is (time, nodes, density times weights).
+START = (0.0, np.zeros(1), np.ones(1))
+
+
+def _stops(path: tuple, time: float, bound: float, drift: float) -> float:
+    """P(not stopped so far, and z > bound at `time`)."""
+    before, x, mass = path
+    step = time - before
+    return float(mass @ special.ndtr((x + drift * step - bound * math.sqrt(time)) / math.sqrt(step)))
+
+
+def _goes_on(path: tuple, time: float, bound: float, drift: float) -> tuple:
+    """The paths that are at or under `bound` at `time`."""
+    before, x, mass = path
+    step, scale = time - before, math.sqrt(time)
+    low = drift * time - REACH * scale
+    high = max(low, min(bound * scale, drift * time + REACH * scale))
+    y = low + (high - low) * (NODES + 1) / 2
+    kernel = np.exp(-(y[:, None] - x - drift * step) ** 2 / (2 * step)) / math.sqrt(2 * math.pi * step)
+    return time, y, kernel @ mass * WEIGHTS * (high - low) / 2
+
+
+def boundaries(times: list[float], alpha: float, spending: str) -> list[float]:
+    """The z to exceed at each share `times` of the seeds so that SPENDING[spending] is spent by then.
+
+    Infinite where a look has too little to spend (under 1e-15); it is then spent at the next.
+    """
+    path, spent, bounds = START, 0.0, []
+    for time in times:
+        due = SPENDING[spending](time, alpha) - spent
+        bound = math.inf
+        if due > _stops(path, time, REACH, 0.0):
+            bound = optimize.brentq(lambda z: _stops(path, time, z, 0.0) - due, -REACH, REACH, xtol=1e-12)
+            spent += due
+        bounds.append(bound)
+        path = _goes_on(path, time, bound, 0.0)
+    return bounds
+
+
+def stop_probabilities(times: list[float], bounds: list[float], drift: float = 0.0) -> list[float]:
+    """P(stop at each look) where z has mean drift sqrt(time); what is left to 1 never stops."""
+    path, stops = START, []
+    for time, bound in zip(times, bounds):
+        stops.append(_stops(path, time, bound, drift))
+        path = _goes_on(path, time, bound, drift)
+    return stops
+
+
+def plan(looks: list[int], effect: float, sd: float, alpha: float = LEVEL,
+         spending: str = "obrien-fleming") -> dict:
+    """A group-sequential test that looks after `looks` seeds and stops at the first z over its boundary.
+
+    z is that of a known sd. Where the seeds estimate it, compare the t-test's p with `nominal_p` instead: an
+    approximation (Pocock, Biometrika 64, 1977).
+    Returns looks (n, z, margin in nats, nominal_p, probability to stop there under null and alternative;
+    z, margin and nominal_p None where a look cannot stop), alpha, error (computed back from the boundaries),
+    power at `effect`, expected seeds under null and alternative, fixed (seeds that one look with the same
+    power takes) and naive_error: the error of testing at `alpha` at each of these looks.
+    ValueError for what is out of range.
+    """
+    _check(alpha, effect=effect, sd=sd)
+    if not 1 <= len(looks) <= MOST_LOOKS or looks[0] < 1 or any(a >= b for a, b in zip(looks, looks[1:])):
+        raise ValueError(f"looks must be 1 to {MOST_LOOKS} ascending numbers of seeds")
+    times = [n / looks[-1] for n in looks]
+    bounds = boundaries(times, alpha, spending)
+    null = stop_probabilities(times, bounds)
+    found = stop_probabilities(times, bounds, drift=effect / sd * math.sqrt(looks[-1]))
+    rows = []
+    for n, z, p_null, p_found in zip(looks, bounds, null, found):
+        row = dict(n=n, z=None, margin=None, nominal_p=None, stop_null=p_null, stop_alternative=p_found)
+        if math.isfinite(z):
+            row.update(z=z, margin=z * sd / math.sqrt(n), nominal_p=float(stats.norm.sf(z)))
+        rows.append(row)
+    power, constant = sum(found), float(stats.norm.isf(alpha))
+    fixed = math.ceil(((constant + stats.norm.ppf(min(power, 1 - 1e-12))) * sd / effect) ** 2)
+    return dict(looks=rows, spending=spending, alpha=alpha, error=sum(null), power=power,
+                expected_null=_expected(looks, null), expected_alternative=_expected(looks, found),
+                fixed=fixed, naive_error=sum(stop_probabilities(times, [constant] * len(times))))
+
+
+def _expected(looks: list[int], stops: list[float]) -> float:
+    """Seeds run on average: all of them where no look stops."""
+    return sum(n * p for n, p in zip(looks, stops)) + looks[-1] * (1 - sum(stops))
+
+
+########################################
+#           The winner's curse         #
+########################################
+
+
+def best_of(k: int, n: int, sd: float) -> dict:
+    """What reporting the best of k recipes adds where all k are equal and their n seeds each unrelated.
+
+    overstatement: E[largest of k normals] sd / sqrt(n), in nats; error: 1 - (1 - LEVEL)^k, the chance that
+    one of k recipes exactly at the target passes. Shared seeds make both smaller. ValueError for k or n < 1.
+    """
+    if not 1 <= k <= MOST_SEEDS or n < 1:
+        raise ValueError(f"the best of {k} recipes with {n} seeds: give 1 to {MOST_SEEDS} and at least 1")
+    above = integrate.quad(lambda x: -np.expm1(k * special.log_ndtr(x)), 0, REACH)[0]
+    below = integrate.quad(lambda x: special.ndtr(x) ** k, -REACH, 0)[0]
+    error = -math.expm1(k * math.log1p(-LEVEL))
+    return dict(k=k, overstatement=(above - below) * sd / math.sqrt(n), error=error)
+
+
+def first_step_overstatement(before, at) -> float | None:
+    """By how many nats the mean at the first passing step of a grid is expected to lie under the true mean.
+
+    before, at: the losses of the same seeds at the grid step before the passing one and at that one. Only
+    noise that a seed does not carry from one validation to the next can be selected: of the mean its sd is
+    s = sd(at - before) / sqrt(2 n). With losses that fall by s r a grid step, and the threshold anywhere
+    between two steps, E = (s / r) integral phi(a) prod_{i >= 1} Phi(a + i r) da. None for one seed, for a
+    loss that is not finite, and where the losses do not fall by a hundredth of s.
+    """
+    change = np.asarray(list(before), dtype=float) - np.asarray(list(at), dtype=float)
+    if len(change) < 2 or not np.isfinite(change).all():
+        return None
+    s, fall = float(change.std(ddof=1)) / math.sqrt(2 * len(change)), float(change.mean())
+    if fall <= max(0.01 * s, DUST):
+        return None
+    if s < DUST:
+        return 0.0
+    r = fall / s
+    steps = r * np.arange(1, 2 + int(2 * REACH / r))
+
+    def first(a: float) -> float:
+        return math.exp(-a * a / 2 + float(special.log_ndtr(a + steps).sum())) / math.sqrt(2 * math.pi)
+
+    return s / r * integrate.quad(first, -REACH, REACH, points=[0.0], limit=200)[0]
+
+
+def replication(p: float) -> float:
+    """The chance that as many fresh seeds pass the rule too, given this one-sided p and a flat prior:
+    Phi((z - CRITICAL) / sqrt(2)) (Goodman, Statistics in Medicine 11, 1992). One half for a bare pass."""
+    return float(stats.norm.cdf((stats.norm.isf(p) - CRITICAL) / math.sqrt(2)))

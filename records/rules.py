@@ -1,0 +1,201 @@
+"""The rules of verification: what a log, and a folder of logs, must keep to stand.
+
+A log stands where it is whole and agrees with itself, with its track and with the arithmetic of its events;
+a record where all its logs stand, are runs of one thing, and show by the track's rule what they seem to show.
+Whether the runs happened, only a replay shows.
+"""
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import evidence, rules_events, rules_header
+from .cli import Refusal
+from .header import Run, misfits
+from .log import Log, read_log
+from .rules_events import expected_steps
+from .text import printable
+
+RULES = rules_header.RULES | rules_events.RULES
+LOGS, BESIDE = (".txt", ".gz", ".xz"), (".md", ".json", ".png")
+FOLDER_NAME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}_(.+)")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A rule that a file breaks, and where; line 0 is the file as a whole."""
+
+    path: str
+    line: int
+    rule: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{printable(self.path, 400)}:{self.line}: {self.rule}: {printable(self.what, 400)}"
+
+
+@dataclass
+class Verdict:
+    """What verification says of one log (kind "log") or of a folder of logs ("record")."""
+
+    path: Path
+    kind: str
+    failures: list[Failure] = field(default_factory=list)
+    claim: dict | None = None   # None where nothing can be computed
+
+    @property
+    def stands(self) -> bool:
+        return not self.failures
+
+
+def check_log(log: Log) -> list[Failure]:
+    """Every rule that `log` breaks, in order of line. Never raises for what the log says."""
+    path, found = str(log.path), [(line, "log", what) for line, what in log.problems]
+    if log.foreign is not None and not found:
+        found = [(1, "log", "a log of modded-nanogpt: without header, hashes and declared seeds it cannot "
+                            "stand here; scripts/stats.py reads it")]
+    headers = [line for line, kind, _ in log.events if kind == "run"]
+    wrong = misfits(log.header) if headers else []
+    found += [(headers[-1], "header", what) for what in wrong]
+    if headers and not wrong:
+        run = Run.of(log, headers[-1])
+        found += [(line, rule, what) for rule, check in RULES.items() for line, what in check(run)]
+    return [Failure(path, *row) for row in sorted(found, key=lambda row: row[0])]
+
+
+def _read(path: Path) -> tuple[Log | None, list[Failure]]:
+    try:
+        log = read_log(path)
+    except Refusal as refusal:
+        return None, [Failure(str(path), 0, "log", str(refusal))]
+    return log, check_log(log)
+
+
+def judge_log(path: Path) -> Verdict:
+    """The verdict on one log by itself: it stands where it is whole, whether or not it shows its target."""
+    log, failures = _read(path)
+    return Verdict(path, "log", failures, None if failures else claim([log]))
+
+
+def judge_record(folder: Path) -> Verdict:
+    """The verdict on the folder of a record: its logs, that they belong together, and the evidence.
+
+    A record that ends above its target claims nothing, and stands: a result, if not the one hoped for. One
+    that ends below it without a step at which the track's rule holds does not stand: it lacks seeds.
+    """
+    logs, failures = [], []
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.name == ".lock":  # the trainer's own, in the folder it wrote
+            continue
+        suffix = Path(entry.name).suffix
+        if entry.is_symlink() or not entry.is_file() or suffix not in LOGS + BESIDE:
+            failures.append(Failure(entry.path, 0, "folder", "a record folder holds logs (.txt, .gz, .xz), "
+                                    ".md, .json and .png files, and nothing else"))
+        elif suffix in LOGS:
+            log, wrong = _read(Path(entry.path))
+            failures += wrong
+            logs += [log] if not wrong else []
+    found = None
+    if logs and not failures:
+        failures = [Failure(str(folder), 0, rule, what) for rule, what in _together(folder, logs)]
+        found = None if failures else claim(logs)
+    if found and found["board"] and found["step"] is None and found["target"] is not None \
+            and found["final"]["mean"] <= found["target"]:
+        failures.append(Failure(str(folder), 0, "evidence", shortfall(found)))
+    return Verdict(folder, "record", failures, found)
+
+
+def _together(folder: Path, logs: list[Log]):
+    """(rule, what) of each way in which logs that stand are not the runs of one record."""
+    first = logs[0]
+    for log in logs[1:]:
+        for name in ("code", "track", "recipe", "data"):
+            if log.header["sha256"][name] != first.header["sha256"][name]:
+                yield "record", f"{log.path.name} and {first.path.name} are runs of different {name}"
+        if log.header["recipe"]["name"] != first.header["recipe"]["name"]:
+            yield "record", f"{log.path.name} and {first.path.name} name different recipes"
+    seeds = Counter(seed for log in logs for seed in log.header["seeds"])
+    twice = sorted(seed for seed, times in seeds.items() if times > 1)
+    if twice:
+        yield "seeds", f"in more than one log: seed {', '.join(map(str, twice[:10]))}"
+    gaps = [seed for seed in range(min(seeds), min(max(seeds), min(seeds) + 10**5)) if seed not in seeds]
+    if gaps and len(logs) > 1:
+        yield "seeds", (f"no log declares seed {', '.join(map(str, gaps[:10]))}, between the seeds of "
+                        "these logs; add its log, whatever it shows")
+    named, recipe = FOLDER_NAME.fullmatch(folder.resolve().name), first.header["recipe"]["name"]
+    if named and named[1] != recipe:
+        yield "folder", f"its name says {printable(named[1], 60)}, its logs say {printable(recipe, 60)}"
+
+
+def find(path: Path) -> list[Verdict]:
+    """The verdicts on a log, on a record folder, or on every record folder at and below a folder."""
+    if not path.is_dir():
+        return [judge_log(path)]
+    folders = [Path(top) for top, _, names in os.walk(path) if any(Path(n).suffix in LOGS for n in names)]
+    return [judge_record(folder) for folder in sorted(folders)] or [
+        Verdict(path, "record", [Failure(str(path), 0, "folder", "holds no log (.txt, .gz, .xz)")])]
+
+
+########################################
+#         What a record claims         #
+########################################
+
+
+def track_series(log: Log) -> dict:
+    """`log.series` at the steps of the track's grid alone: what is seen in between makes no claim."""
+    run = Run.of(log, 0)
+    steps = set(expected_steps(run))
+    return {seed: [p for p in points if p.step in steps] for seed, points in log.series.items()}
+
+
+def machine(log: Log) -> tuple:
+    """What must be equal for two runs' seconds to be compared at all."""
+    hardware = log.header["hardware"]
+    gpus = tuple(str(gpu.get("name")) for gpu in hardware.get("gpus", []) if isinstance(gpu, dict))
+    return (hardware["device"], hardware["name"], hardware["cores"], hardware["threads"], gpus,
+            log.header["world_size"])
+
+
+def claim(logs: list[Log]) -> dict:
+    """What logs that stand say together, computed from their events alone.
+
+    track, recipe, seeds, n, target, sigma; `step`: the official step, None where the rule holds nowhere or
+    the track is custom, with the `mean`, `sd`, `z` and `p` there; `crossing`: the mean crossing step;
+    `final`: the mean loss at the end; `seconds`: the mean train_time at `step`, else at the end, None with
+    `no_time` saying why; `board`: may it stand on the board, which custom tracks and overridden recipes may
+    not.
+    """
+    header, series = logs[0].header, {}
+    for log in logs:
+        series |= track_series(log)
+    track, recipe = header["track"], header["recipe"]
+    official, seeds = track["official"], [seed for log in logs for seed in log.header["seeds"]]
+    target, sigma = track["target"], evidence.KNOWN_SIGMA.get(track["name"]) if official else None
+    found = None
+    if official and target is not None:
+        found = evidence.official_step(series, target, sigma, seeds)
+    step = found["step"] if found else recipe["steps"]
+    times = [point.train_time for points in series.values() for point in points if point.step == step]
+    resumed = any(kind == "resume" for log in logs for _, kind, _ in log.events)
+    no_time = "resumed runs" if resumed else "mixed hardware" if len(set(map(machine, logs))) > 1 else None
+    return dict(
+        track=track["name"] if official else "custom", recipe=recipe["name"], seeds=seeds, n=len(seeds),
+        target=target, sigma=sigma, board=official and "+" not in recipe["name"],
+        step=found["step"] if found else None,
+        **{key: found[key] if found else None for key in ("mean", "sd", "z", "p")},
+        crossing=evidence.mean_crossing(series, target) if target is not None else None,
+        final=evidence.mean_interval(points[-1].val_loss for points in series.values()),
+        seconds=None if no_time else evidence.mean_interval(times)["mean"], no_time=no_time)
+
+
+def shortfall(found: dict) -> str:
+    """Why a claim has no official step, in words."""
+    n, final = found["n"], found["final"]["mean"]
+    if found["sigma"] is None and n < 2:
+        return (f"one seed shows nothing of the spread between seeds, so {final:.5f} does not show the target "
+                f"{found['target']}: declare more seeds")
+    if final > found["target"]:
+        return f"the mean of {n} seed{'s' * (n > 1)} ends at {final:.5f}, above the target {found['target']}"
+    return (f"the mean of {n} seed{'s' * (n > 1)} ends at {final:.5f}, and at no step is it below the target "
+            f"{found['target']} by the track's rule: run more seeds, declared beforehand")

@@ -1,0 +1,186 @@
+"""What a log's events must agree on: their order, the seeds, the grid, losses, times and outcomes.
+
+Each rule takes a Run and yields (line, what is wrong).
+"""
+import math
+from datetime import datetime
+
+from .header import Run, number
+from .rules_header import batches, short
+
+ONCE = ("log", "run", "warmup", "end")
+
+
+def status(run: Run):
+    """The run closed its log as complete."""
+    for line, data in run.of_kind("end"):
+        if data.get("status") != "complete":
+            yield line, f"the run is {short(data.get('status'))}, not complete"
+
+
+def seeds(run: Run):
+    """Exactly the declared seeds: each has its outcome, no other is there."""
+    declared, there = run.header["seeds"], [data.get("seed") for _, data in run.of_kind("outcome")]
+    if len(set(declared)) < len(declared):
+        yield run.line, "a seed is declared twice"
+    missing = [str(seed) for seed in declared if seed not in there]
+    if missing:
+        yield run.line, f"declared, and without an outcome: seed {', '.join(missing)}"
+    for seed, points in run.log.series.items():
+        if seed not in declared:
+            yield points[0].line, f"seed {seed} was not declared"
+
+
+def order(run: Run):
+    """log, sources, run, warmup; for each declared seed in turn seed, its validations, outcome; then end.
+
+    Events of other kinds may stand anywhere behind the header: no rule reads them.
+    """
+    entries = [(line, kind, data.get("seed")) for line, kind, data in run.log.events]
+    entries += [(point.line, "step", seed) for seed, points in run.log.series.items() for point in points]
+    coming, current, seen = list(run.header["seeds"]), None, dict.fromkeys(ONCE, 0)
+    for line, kind, seed in sorted(entries, key=lambda entry: entry[0]):
+        if kind in ONCE:
+            seen[kind] += 1
+            if seen[kind] > 1:
+                yield line, f"a second `{kind}` event"
+        if kind not in ("log", "run") and (kind == "source") == (seen["run"] > 0):
+            yield line, f"`{kind}` on the wrong side of the header"
+        if kind == "seed":
+            if current is not None or type(seed) is not int or coming[:1] != [seed]:
+                yield line, f"seed {short(seed)} starts out of turn"
+            if not seen["warmup"]:
+                yield line, f"seed {short(seed)} starts before the warm-up"
+            current, coming = seed, [s for s in coming if s != seed]
+        elif kind in ("step", "outcome") and (current is None or seed != current):
+            yield line, f"a line of seed {short(seed)} outside that seed's part of the log"
+        elif kind in ("warmup", "end") and current is not None:
+            yield line, f"`{kind}` within seed {short(current)}"
+        if kind == "outcome":
+            current = None
+    for kind in ("log", "warmup"):
+        if not seen[kind]:
+            yield run.line, f"no `{kind}` event"
+
+
+def warmup(run: Run):
+    """The micro-batch divides a rank's share of a step; a GPU run is compiled, a CPU run is not."""
+    sequences, ranks = run.track.tokens_per_step // run.track.context, run.header["world_size"]
+    device = run.header["hardware"]["device"]
+    for line, data in run.of_kind("warmup"):
+        micro = data.get("micro_batch")
+        if type(micro) is not int or micro < 1 or sequences % (ranks * micro):
+            yield line, f"micro-batches of {short(micro)} on {ranks} ranks do not make {sequences} sequences"
+        if data.get("compiled") is not (device == "cuda"):
+            yield line, f"compiled: {short(data.get('compiled'))}, on {short(device)}"
+        if not number(data.get("seconds")):
+            yield line, f"{short(data.get('seconds'))} seconds of warm-up"
+
+
+def expected_steps(run: Run, every: int | None = None) -> list[int]:
+    """The steps of the track's grid for this recipe, and with `every` also its multiples."""
+    return [step for step in range(run.recipe.steps + 1)
+            if run.track.validates(step, run.recipe) or (every and step % every == 0)]
+
+
+def grid(run: Run):
+    """Each seed is validated at exactly the steps of the track's grid, and at those of --val-every."""
+    steps, every = run.recipe.steps, run.asked.val_every
+    expected = expected_steps(run, every if every and every > 0 else None)
+    for seed, points in run.log.series.items():
+        for point in points:
+            if point.steps != steps:
+                yield point.line, f"a run of {point.steps} steps, the recipe takes {steps}"
+                break
+        there = [point.step for point in points]
+        if there != expected:
+            at = next((i for i, (a, b) in enumerate(zip(there, expected)) if a != b),
+                      min(len(there), len(expected)))
+            want = f"step {expected[at]}" if at < len(expected) else "no further step"
+            have = f"step {there[at]}" if at < len(there) else "none"
+            line = points[min(at, len(points) - 1)].line
+            yield line, f"seed {seed}: the grid has {want} here, the log {have}"
+
+
+def losses(run: Run):
+    """Every loss is finite and above zero."""
+    for seed, points in run.log.series.items():
+        for point in points:
+            if not math.isfinite(point.val_loss) or point.val_loss <= 0:
+                yield point.line, f"seed {seed}, step {point.step}: a loss of {point.val_loss}"
+
+
+def times(run: Run):
+    """Each seed's clock starts at 0 and runs forward; step_avg is train_time by step, to their digits."""
+    for seed, points in run.log.series.items():
+        before = None
+        for point in points:
+            if before is None and point.train_time != 0:
+                yield point.line, f"seed {seed} starts at {point.train_time} s"
+            elif before is not None and point.train_time <= before.train_time:
+                yield point.line, (f"seed {seed}: {point.train_time} s at step {point.step}, after "
+                                   f"{before.train_time} s at step {before.step}")
+            average = 1000 * point.train_time / point.step if point.step else 0.0
+            if abs(point.step_avg - average) > 0.0051 + 0.5 / max(1, point.step):
+                yield point.line, (f"seed {seed}, step {point.step}: step_avg is {point.step_avg} ms, "
+                                   f"train_time gives {average:.2f} ms")
+            before = point
+
+
+def outcomes(run: Run):
+    """Each outcome is what the seed's validations give."""
+    for line, data in run.of_kind("outcome"):
+        seed = data.get("seed")
+        points = run.log.series.get(seed) if type(seed) is int else None
+        figures = [data.get(key) for key in ("val_loss", "train_time", "tokens_per_second", "epochs")]
+        if not points or not all(map(number, figures)):
+            yield line, "an outcome without validations, or without its figures"
+            continue
+        last, (val_loss, train_time, per_second, epochs) = points[-1], figures
+        for name, there, want in (("steps", data.get("steps"), last.step),
+                                  ("val_loss", val_loss, last.val_loss),
+                                  ("train_time", train_time, last.train_time)):
+            if there != want:
+                yield line, f"{name} is {short(there)}, the last validation has {want}"
+        seconds = max(last.train_time, 1e-3)
+        rate = last.step * run.track.tokens_per_step / seconds
+        if abs(per_second - rate) > 1 + rate * 6e-4 / seconds:
+            yield line, f"tokens_per_second is {per_second}, steps and time give {rate:.0f}"
+        passes = last.step / max(1, batches(run))
+        if epochs > passes + 1e-4:
+            yield line, f"epochs is {epochs}, the shards are passed {passes:.4f} times at most"
+        # A loss printed as the target may have been a little above it.
+        reached = [_first(points, run.track.target, slack) for slack in (0, 1e-9)]
+        if data.get("reached") not in reached:
+            yield line, f"reached is {short(data.get('reached'))}, the validations give {reached[0]}"
+
+
+def _first(points: list, target: float | None, slack: float) -> dict | None:
+    """The first validation at the target, as an outcome has it."""
+    for point in points:
+        if target is not None and point.val_loss <= target - slack:
+            return dict(step=point.step, seconds=point.train_time)
+    return None
+
+
+def clock(run: Run):
+    """The times of day are in order, and leave room for the warm-up and the training that they enclose."""
+    read = []
+    for kind, key in (("log", "started"), ("run", "started"), ("end", "ended")):
+        for line, data in run.of_kind(kind)[:1]:
+            try:
+                read.append((line, datetime.strptime(str(data.get(key)), "%Y-%m-%dT%H:%M:%SZ").timestamp()))
+            except (ValueError, OverflowError):
+                yield line, f"{short(data.get(key))!r} is no time like 2026-01-31T12:00:00Z"
+    for (_, before), (line, after) in zip(read, read[1:]):
+        if after < before:
+            yield line, "this time is earlier than the one before it"
+    spent = sum(points[-1].train_time for points in run.log.series.values())
+    spent += sum(data["seconds"] for _, data in run.of_kind("warmup") if number(data.get("seconds")))
+    if len(read) == 3 and spent > read[2][1] - read[0][1] + 1.1:
+        yield read[2][0], (f"{spent:.1f} s of warm-up and training in a run of "
+                           f"{read[2][1] - read[0][1]:.0f} s")
+
+
+RULES = dict(status=status, seeds=seeds, order=order, warmup=warmup, grid=grid, losses=losses, times=times,
+             outcome=outcomes, clock=clock)

@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""Check record logs and record folders: one line for each rule that is broken, exit 1 where one is.
+
+A log stands where it is whole, complete, and agrees with its declared seeds, its track and its own
+arithmetic. A record folder stands where besides its logs are runs of one code, track, recipe and data, and a
+mean that ends below the track's target is so by the track's rule. A record that ends above the target, a
+custom track and an overridden recipe stand without a claim. Hashes and rules show that a log is consistent,
+not that it is true: a replay shows that.
+"""
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from records.cli import Parser, Refusal, command, print_json  # noqa: E402
+from records.header import Run  # noqa: E402
+from records.log import Log, read_log  # noqa: E402
+from records.rules import Failure, Verdict, find, shortfall  # noqa: E402
+from records.rules_header import here  # noqa: E402
+from records.text import printable  # noqa: E402
+
+EXAMPLE = """examples:
+  python scripts/verify.py records/
+  python scripts/verify.py logs/20260131-120000_laptop_aurora/*.txt --rerun
+"""
+TOLERANCE = 2e-3  # nats between two runs of one seed and code on CPUs of one kind, at every validation
+
+
+def summary(verdict: Verdict) -> str:
+    """The line of a log or record that stands."""
+    found = verdict.claim
+    seeds = f"{found['n']} seed{'s' * (found['n'] > 1)}"
+    recipe = f"{printable(found['track'])}, {printable(found['recipe'])}"
+    line = f"{printable(verdict.path, 400)}: stands: {recipe}, {seeds}"
+    if found["target"] is None:
+        return f"{line}, final loss {found['final']['mean']:.5f}, the track has no target"
+    if found["track"] == "custom":
+        return f"{line}, final loss {found['final']['mean']:.5f}, a custom track claims nothing"
+    if found["step"] is None:
+        return f"{line}; no claim: {shortfall(found)}"
+    line += f"; {found['target']} reached at step {found['step']}, mean {found['mean']:.5f}"
+    line += f", p = {found['p']:.1e}"
+    return line + (f", no time claim ({found['no_time']})" if found["no_time"] else
+                   f", {found['seconds']:.1f} s on the training clock")
+
+
+def rerun(path: Path) -> list[Failure]:
+    """Train the first seed of a `laptop` log again with this checkout's code, and compare the losses."""
+    log = read_log(path)
+    run = Run.of(log, 0)
+    if run.track.name != "laptop":
+        raise Refusal(f"{path}: --rerun trains on the CPU, so it takes logs of the laptop track, not "
+                      f"{printable(run.track.name, 40)}; see scripts/replay.py for the others")
+    for name, text in log.sources.items():
+        if here(name) != text:
+            raise Refusal(f"{path}: {name} in this log is not this checkout's, so a rerun would train "
+                          f"other code; run `python scripts/replay.py {path}`")
+    seed = log.header["seeds"][0]
+    print(f"training seed {seed} of {printable(path)} again", file=sys.stderr, flush=True)
+    words = ["--track=laptop", f"--recipe={run.asked.recipe}", f"--seeds={seed}", "--device=cpu"]
+    words += [f"--{kind}.{field}={text}" for kind, field, text in run.asked.overrides]
+    words += ["--allow-custom"] * (not run.official)
+    words += [f"--val-every={run.asked.val_every}"] * (run.asked.val_every is not None)
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run([sys.executable, str(ROOT / "train_gpt.py"), *words, "--log-dir", folder],
+                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise Refusal(f"{path}: the rerun did not end well: "
+                          f"{(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
+        again = read_log(next(Path(folder).glob("*.txt"))).series[seed]
+    return _differences(log, seed, again)
+
+
+def _differences(log: Log, seed: int, again: list) -> list[Failure]:
+    for old, new in zip(log.series[seed], again, strict=True):
+        if not abs(old.val_loss - new.val_loss) <= TOLERANCE:
+            what = (f"seed {seed}, step {old.step}: the log has loss {old.val_loss:.5f}, the rerun "
+                    f"{new.val_loss:.5f}; {TOLERANCE} is allowed")
+            return [Failure(str(log.path), old.line, "rerun", what)]
+    return []
+
+
+@command
+def main(argv: list[str]) -> int:
+    """Verdicts on stdout; the exit code."""
+    parser = Parser(prog="verify.py", description=__doc__, epilog=EXAMPLE)
+    parser.add_argument("paths", type=Path, nargs="+", metavar="PATH",
+                        help="a log, a record folder, or a folder of such folders")
+    parser.add_argument("--rerun", action="store_true",
+                        help="also train the first seed of each log named again, on this machine (laptop "
+                             f"only); every loss must agree to {TOLERANCE} nats, which CPUs of one kind keep")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args(argv)
+    folders = [path for path in args.paths if path.is_dir()]
+    if args.rerun and folders:
+        raise Refusal(f"--rerun takes logs, {printable(folders[0])} is a folder; name the log", code=2)
+    verdicts = [verdict for path in args.paths for verdict in find(path)]
+    for verdict in verdicts:
+        if args.rerun and verdict.stands:
+            verdict.failures += rerun(verdict.path)
+    stands = all(verdict.stands for verdict in verdicts)
+    if args.json:
+        print_json(dict(stands=stands, verdicts=[
+            dict(path=str(v.path), kind=v.kind, stands=v.stands, claim=v.claim,
+                 failures=[vars(failure) for failure in v.failures]) for v in verdicts]))
+        return 0 if stands else 1
+    for verdict in verdicts:
+        print("\n".join(map(str, verdict.failures)) if verdict.failures else summary(verdict))
+    return 0 if stands else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""scripts/ingest.py on a small repository of the same layout, and the figures that are committed."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import ingest  # noqa: E402
+
+from records import evidence, reference  # noqa: E402
+
+FOLDER = Path("records/track_3_optimization")
+RULE = "=" * 100
+HEAD = (f"code {{}}\n{RULE}\nRunning on device_name=NVIDIA H100 with world_size={{}}\n"
+        f"Using seed={{}}\n{RULE}\n")
+STEPS = (0, 1000, 2000, 2100, 2200, 2300)
+
+
+def log(final, seed=0, code="a", size=8, extra="", printed=False):
+    """A run whose loss falls by 0.005 a hundred steps to `final` at step 2200; 150 ms a step, after a minute
+    of compiling."""
+    losses = [10.8, 3.5, final + 0.01, final + 0.005, final, final - 0.005]
+    text = "" if printed else HEAD.format(code, size, seed)
+    for step, loss in zip(STEPS, losses):
+        seconds = 60 + 0.15 * step if step else 0
+        text += f"step:{step}/2300 val_loss:{loss:.5f}{extra} train_time:{seconds:.3f}s step_avg:1.00ms\n"
+    return text
+
+
+def row(number, steps, mean, n, link, what="[Muon](https://x) with aux Adam, lr=.02 (tuned)"):
+    return f"| {number} | {steps} | {mean} (n={n})✓ | {what} | 2026/05/01 | [log]({link}) | [x](y) |"
+
+
+def git(folder, *words):
+    author = ["-c", "user.name=x", "-c", "user.email=x", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", "-C", folder, *author, *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """clone(rows, files) makes the repository."""
+    def make(rows, files, name="clone"):
+        root = tmp_path / name / FOLDER
+        for path, text in files.items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(text)
+        table = ["# Results", "| # | Steps | Evidence | Description | Date | Log | Who |", "| - |", *rows]
+        root.mkdir(parents=True, exist_ok=True)
+        (root / "README.md").write_text("\n".join(table) + "\n")
+        git(tmp_path, "init", "-q", name)
+        git(tmp_path / name, "add", ".")
+        git(tmp_path / name, "commit", "-q", "-m", "x")
+        return tmp_path / name
+    return make
+
+
+def run(clone, out):
+    assert ingest.main([str(clone), "--out", str(out)]) == 0
+    return json.loads(out.read_text())
+
+
+def test_figures_of_a_row(clone, capsys, tmp_path):
+    finals = (3.2770, 3.2780, 3.2775, 3.2765)
+    files = {f"results/a/{i}.txt": log(final, seed=i) for i, final in enumerate(finals)}
+    folder = clone([row(1, "2200(!)", 3.2772, 4, "results/a/0.txt")], files)
+    found = run(folder, tmp_path / "out.json")
+    again = tmp_path / "again.json"
+    assert run(folder, again) == found and again.read_text() == (tmp_path / "out.json").read_text()
+    one, = found["rows"]
+    head = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    assert found["commit"] == head.strip() and one["deviations"] == []
+    assert (one["row"], one["step"], one["n"]) == (1, 2200, 4)
+    assert one["name"] == "Muon with aux Adam, lr=.02 (tuned)"
+    assert one["mean"] == pytest.approx(3.27725) and one["passes"] and one["readout"] == "val_loss"
+    # compiling, 60 s in the first interval, does not weigh
+    assert one["hardware"] == [dict(gpu="NVIDIA H100", world_size=8, n=4, step_ms=150.0)]
+    assert one["near"][0]["steps"] == [1000, 2000, 2100, 2200, 2300]
+    crossing = evidence.mean_crossing(reference.series(one), 3.28)
+    assert crossing["n"] == 4 and crossing["mean"] == pytest.approx(2200 - 100 * 0.00275 / 0.005)
+    assert "code" not in json.dumps(found["rows"])  # figures only
+    capsys.readouterr()
+    assert ingest.main([str(folder), "--out", str(again), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["runs"] == 4
+
+
+def test_each_deviation_is_named(clone, capsys, tmp_path):
+    ema = " val_ema_loss:3.27000"
+    files = {
+        "results/one.txt": log(3.2790), "results/other.txt": log(3.2),
+        "results/few/a.txt": log(3.2790, seed=1),
+        "results/mean/a.txt": log(3.2770, seed=1), "results/mean/b.txt": log(3.2760, seed=2),
+        "results/seeds/a.txt": log(3.2770, seed=3), "results/seeds/b.txt": log(3.2760, seed=3, code="b"),
+        "results/gpus/a.txt": log(3.2770, seed=1), "results/gpus/b.txt": log(3.2760, seed=2, size=4),
+        "results/ema/a.txt": log(3.2900, extra=ema),
+        "results/twice/a.txt": log(3.2750, seed=1), "results/twice/a.stdout": log(3.2750, printed=True),
+        "results/twice/metadata.txt": "seed=1\n", "results/twice/README.md": "hello",
+        "results/codes/a.txt": log(3.2750, seed=1), "results/codes/b.txt": log(3.2700, seed=1, code="b"),
+    }
+    rows = [row(1, 2200, 3.2790, 1, "results/one.txt"), row(2, 2200, 3.2790, 20, "results/few/README.md"),
+            row(3, 2200, 3.2760, 2, "results/mean/a.txt"), row(4, 2200, 3.2765, 2, "results/seeds/a.txt"),
+            row(5, 2200, 3.2765, 2, "results/gpus/a.txt"), row(6, 2200, 3.2700, 1, "results/ema/a.txt"),
+            row(7, 2200, 3.2750, 1, "results/twice/a.txt"), row(8, 2200, 3.2750, 1, "results/codes/a.txt"),
+            row(9, 2250, 3.2750, 1, "results/twice/a.txt")]
+    found = {r["row"]: r for r in run(clone(rows, files), tmp_path / "out.json")["rows"]}
+    rule = "(3.28 - mean) sqrt(n) does not reach 0.004 in the logs"
+    assert {number: r["deviations"] for number, r in found.items()} == {
+        1: [rule],
+        2: ["the linked log is not there", "claims n = 20, the logs hold 1", rule],
+        3: ["claims a mean of 3.2760, the logs give 3.27650"],
+        4: ["runs state the same seed: 3", "runs of 2 versions of the code"],
+        5: ["runs on several kinds of hardware"],
+        6: ["the mean is of val_ema_loss, not of val_loss"],
+        7: [], 8: [],
+        9: ["claims n = 1, the logs hold 0", rule]}
+    assert found[6]["mean"] == 3.27 and found[7]["n"] == 1 and found[9]["mean"] is None
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == f"row 1: {rule}" and "7 rows deviate" in out[-1]
+
+
+@pytest.mark.parametrize("description, name", [
+    ("[Muon](https://x.y) with aux Adam, lr=.02", "Muon with aux Adam, lr=.02"),
+    ("Setup from #11, plus SOAP preconditioning before that", "Setup from #11, plus SOAP preconditioning"),
+    ("Shampoo(lr=0.0015, wd=0.2, betas=(.9, .95), precond_freq=5, power=-1/4)", "Shampoo"),
+    ("u/w-floor that clamps ‖u‖\\_F \x1b[2J", "u/w-floor that clamps ‖u‖_F \\x1b[2J"), ("the", ""),
+    ("x" * 99, "")])
+def test_names_are_short_and_plain(description, name):
+    assert reference.name_of(description) == name
+
+
+def test_what_is_no_clone(clone, capsys, tmp_path):
+    (tmp_path / "empty").mkdir()
+    changed = clone([row(1, 2200, 3.2, 1, "results/a.txt")], {"results/a.txt": log(3.2)}, "changed")
+    (changed / FOLDER / "results/a.txt").write_text("x")
+    cases = [(tmp_path / "empty", "no git clone"), (tmp_path / "none", "no git clone"),
+             (changed, "are changed"), (clone([], {}, "rows"), "no table of results"),
+             (clone(["| 1 | many | 3.2 |"], {}, "row"), "cannot be read"),
+             (clone([row(1, 2200, 3.2, 1, "../../../a.txt")], {}, "link"), "outside")]
+    other = clone([], {}, "other")
+    git(other, "rm", "-q", "-r", str(FOLDER))
+    git(other, "commit", "-q", "--allow-empty", "-m", "x")
+    for folder, says in [*cases, (other, "cannot read")]:
+        assert ingest.main([str(folder), "--out", str(tmp_path / "out.json")]) == 1
+        err = capsys.readouterr().err
+        assert says in err and len(err.splitlines()) == 1, err
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_the_committed_figures_agree_with_themselves():
+    path = ROOT / "records/reference/track3.json"
+    found = json.loads(path.read_text())
+    assert path.stat().st_size < 200_000 and reference.to_text(found) == path.read_text()
+    assert [row["row"] for row in found["rows"]] == list(range(1, 47))
+    for row in found["rows"]:
+        series = reference.series(row)
+        losses = list(evidence.losses_at(series, row["step"]).values())
+        assert len(losses) == row["n"] and sum(losses) / row["n"] == pytest.approx(row["mean"], abs=1e-6)
+        assert row["passes"] == evidence.one_sample(losses, found["target"], evidence.SIGMA)["pass"]
+        assert sum(machine["n"] for machine in row["hardware"]) == row["n"]
