@@ -307,9 +307,9 @@ def parse(argv: list[str]) -> Plan:
         raise Refusal(f"unknown recipe {args.recipe!r}; {near(args.recipe, RECIPES)}", code=2)
     if len(set(args.seeds)) < len(args.seeds) or min(args.seeds) < 0:
         raise Refusal(f"--seeds {' '.join(map(str, args.seeds))}: each seed once, none negative", code=2)
-    for name, every in (("--val-every", args.val_every), ("--checkpoint-every", args.checkpoint_every)):
+    for flag, every in (("--val-every", args.val_every), ("--checkpoint-every", args.checkpoint_every)):
         if every is not None and every < 1:
-            raise Refusal(f"{name} {every}: give a number of steps of at least 1", code=2)
+            raise Refusal(f"{flag} {every}: give a number of steps of at least 1", code=2)
     flags = [*parser._option_string_actions, *(f"--recipe.{f.name}" for f in fields(Recipe))]
     overrides = read_overrides(rest, flags)
     overrides += [] if args.steps is None else [("recipe", "steps", str(args.steps))]

@@ -59,8 +59,9 @@ class Guard:
             first = next((name for name, flag in zip(self.names, bad) if flag), "none")
             raise Diverged(f"seed {self.seed} diverged at step {self.step}: the loss is {mean:.4f}, the "
                            f"first non-finite gradient is that of {first}; that update was not applied and "
-                           "the weights are intact; lower the learning rate (--recipe.lr) or check the data")
+                           "the weights are intact; lower the learning rate (--recipe.lr) or check the "
+                           "data; --resume and the log's folder goes back to its last checkpoint")
         if stop:
             raise Interrupted(f"stopped by a signal after step {self.step + 1} of seed {self.seed}; the log "
-                              "is closed", code=128 + (self.stop.number or signal.SIGTERM))
+                              "is closed, go on with --resume and its folder", code=128 + (self.stop.number or signal.SIGTERM))
         return mean

@@ -1,0 +1,262 @@
+"""A run that stops and goes on: real processes, real signals, real files; the digits of one that never stopped."""
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from records import checkpoint
+from records.log import read_log
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = ["--track", "laptop", "--device", "cpu", "--allow-custom", "--track.val_tokens", "4096", "--track.val_every",
+         "10", "--track.tail", "0", "--track.model.num_layers", "1", "--track.tokens_per_step", "2048",
+         "--steps", "40", "--checkpoint-every", "10", "--recipe", "muon"]
+
+
+def start(laptop, folder, *args, ranks=1, restarts=0):
+    """The trainer as a process (under torchrun where ranks > 1), in a session of its own."""
+    launcher = [] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone",
+                                      f"--nproc_per_node={ranks}", f"--max-restarts={restarts}"]
+    command = [sys.executable, *launcher, ROOT / "train_gpt.py", *SMALL, "--data-dir", laptop,
+               "--log-dir", folder, *args]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(list(map(str, command)), text=True, stdout=subprocess.PIPE, env=env,
+                            stderr=subprocess.PIPE, start_new_session=True, cwd=folder.parent)
+
+
+def finish(process, code=0, seconds=120):
+    out, err = process.communicate(timeout=seconds)
+    assert process.returncode == code, err[-3000:]
+    return out, err
+
+
+def resume(laptop, folder, *args, ranks=1, code=0):
+    return finish(start(laptop, folder, "--resume", folder, *args, ranks=ranks), code)
+
+
+def text(folder):
+    return "".join(path.read_text(errors="replace") for path in folder.glob("*.txt"))
+
+
+def wait_for(process, folder, pattern, seconds=90):
+    """Until the log matches."""
+    deadline = time.monotonic() + seconds
+    while not re.search(pattern, text(folder)):
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()[1][-3000:]
+        time.sleep(0.02)
+
+
+def digits(folder):
+    """seed -> [(step, loss)]; the log must be whole."""
+    (path,) = folder.glob("*.txt")
+    log = read_log(path)
+    assert log.problems == [] and log.status == "complete"
+    return {seed: [(p.step, p.val_loss) for p in points] for seed, points in log.series.items()}
+
+
+def workers(process):
+    """The training processes below a launcher."""
+    listed = subprocess.run(["ps", "-o", "pid=,ppid=,args="], text=True, capture_output=True).stdout
+    listed = listed or subprocess.run(["ps", "-eo", "pid=,ppid=,args="], text=True, capture_output=True).stdout
+    rows = [line.split(None, 2) for line in
+            subprocess.run(["ps", "-eo", "pid=,ppid=,args="], text=True, capture_output=True).stdout.splitlines()]
+    return sorted(int(pid) for pid, parent, args in rows if int(parent) == process.pid and "train_gpt.py" in args)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(laptop, tmp_path_factory):
+    """ranks -> the digits of a run that nothing stopped."""
+    found = {}
+    for ranks in (1, 2):
+        folder = tmp_path_factory.mktemp("undisturbed") / "log"
+        finish(start(laptop, folder, ranks=ranks))
+        found[ranks] = digits(folder)
+    return found
+
+
+def test_a_terminated_run_goes_on_with_the_same_digits(laptop, tmp_path, undisturbed):
+    process = start(laptop, tmp_path / "log")
+    wait_for(process, tmp_path / "log", r"@ checkpoint .*\"step\": 10")
+    process.send_signal(signal.SIGTERM)
+    _, err = finish(process, code=143)
+    assert err.count("\n") == 1 and "--resume" in err
+    (path,) = (tmp_path / "log").glob("*.txt")
+    assert read_log(path).status == "interrupted"
+    resume(laptop, tmp_path / "log")
+    assert digits(tmp_path / "log") == undisturbed[1]
+    log = read_log(path)
+    kinds = [kind for _, kind, _ in log.events if kind in ("seed", "end", "resume", "outcome")]
+    assert kinds == ["seed", "end", "resume", "outcome", "end"]
+    err = resume(laptop, tmp_path / "log", code=1)[1]
+    assert "complete" in err and err.count("\n") == 1
+
+
+def test_kill_dash_nine_and_a_torn_log(laptop, tmp_path, undisturbed):
+    folder = tmp_path / "log"
+    process = start(laptop, folder)
+    wait_for(process, folder, r"@ checkpoint .*\"step\": 20")
+    process.kill()
+    process.communicate()
+    (path,) = folder.glob("*.txt")
+    with open(path, "a") as log:
+        log.write("step:30/40 val_lo")  # as if it had died within a write
+    resume(laptop, folder)
+    assert digits(folder) == undisturbed[1]
+    (event,) = (data for _, kind, data in read_log(path).events if kind == "resume")
+    assert event["cut_bytes"] == 17 and event["step"] == 20
+    assert len(list(folder.glob("checkpoint_*.pt"))) == 2  # the last two
+
+
+@pytest.mark.parametrize("victim", ["rank 1", "rank 0"])
+def test_a_killed_rank_is_restarted_by_torchrun_and_completes(laptop, tmp_path, undisturbed, victim):
+    folder = tmp_path / "log"
+    process = start(laptop, folder, ranks=2, restarts=3)
+    wait_for(process, folder, r"@ checkpoint .*\"step\": 10")
+    os.kill(workers(process)[int(victim[-1])], signal.SIGKILL)
+    finish(process)
+    assert digits(folder) == undisturbed[2]
+    assert "@ resume" in text(folder)
+
+
+def test_no_worker_outlives_its_launcher(laptop, tmp_path, undisturbed):
+    folder = tmp_path / "log"
+    process = start(laptop, folder, ranks=2)
+    wait_for(process, folder, r"@ checkpoint .*\"step\": 10")
+    left = workers(process)
+    assert len(left) == 2
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in left) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in left)
+    resume(laptop, folder, ranks=2)
+    assert digits(folder) == undisturbed[2]
+
+
+def test_a_lost_rank_is_told_with_rank_and_step(laptop, tmp_path):
+    folder = tmp_path / "log"
+    process = start(laptop, folder, ranks=2)
+    wait_for(process, folder, r"@ checkpoint .*\"step\": 10")
+    os.kill(workers(process)[1], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    lines = [line for line in err.splitlines() if line.startswith("train_gpt.py: ")]
+    assert len(lines) == 1 and re.search(r"rank 0 lost the other ranks at step \d+ of seed 0", lines[0])
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_run_goes_on_at_another_world_size(laptop, tmp_path, undisturbed, ranks):
+    folder = tmp_path / "log"
+    process = start(laptop, folder)
+    wait_for(process, folder, r"@ checkpoint .*\"step\": 10")
+    process.send_signal(signal.SIGTERM)
+    finish(process, code=143)
+    resume(laptop, folder, ranks=ranks)
+    for (step, loss), (other, expected) in zip(digits(folder)[0], undisturbed[1][0], strict=True):
+        assert step == other and abs(loss - expected) < 2e-3
+
+
+def stopped(laptop, folder):
+    """A run stopped behind two checkpoints."""
+    process = start(laptop, folder)
+    wait_for(process, folder, r"@ checkpoint .*\"step\": 20")
+    process.kill()
+    process.communicate()
+
+
+def test_damaged_checkpoints_are_passed_over(laptop, tmp_path, undisturbed):
+    folder = tmp_path / "log"
+    stopped(laptop, folder)
+    newest = checkpoint._names(folder)[0].with_suffix(".pt")
+    data = bytearray(newest.read_bytes())
+    data[random.Random(0).randrange(len(data))] ^= 1
+    newest.write_bytes(data)
+    _, err = resume(laptop, folder)
+    assert f"{newest.stem} is passed over" in err
+    assert digits(folder) == undisturbed[1]
+
+
+def test_every_kind_of_damage_is_seen(laptop, tmp_path):
+    folder = tmp_path / "log"
+    stopped(laptop, folder)
+    path = checkpoint._names(folder)[0]
+    good = {p: p.read_bytes() for p in (path, path.with_suffix(".pt"))}
+    about, tensors = checkpoint.load(path)
+    assert about["step"] == 20 and isinstance(tensors["model"]["embed.weight"], torch.Tensor)
+    rng = random.Random(0)
+    for p, data in good.items():
+        for damage in ("flip", "cut", "empty", "gone"):
+            for _ in range(3):
+                at = rng.randrange(len(data))
+                if damage == "gone":
+                    p.unlink(missing_ok=True)
+                else:
+                    p.write_bytes({"flip": data[:at] + bytes([data[at] ^ 4]) + data[at + 1:],
+                                   "cut": data[:at], "empty": b""}[damage])
+                with pytest.raises(ValueError):
+                    checkpoint.load(path)
+        p.write_bytes(data)
+    checkpoint.load(path)
+
+
+@pytest.mark.parametrize("args, word", [
+    (["--recipe", "aurora"], "recipe.name: muon+steps=40 there"),
+    (["--recipe.lr", "0.01"], "recipe.lr: 0.02 there, 0.01 here"),
+    (["--track.val_every", "20"], "track.val_every: 10 there, 20 here"),
+    (["--seeds", "0", "1"], "seeds: [0] there, [0, 1] here"),
+])
+def test_another_run_is_refused_with_the_difference(laptop, tmp_path_factory, args, word, _stopped={}):
+    if not _stopped:
+        _stopped["folder"] = tmp_path_factory.mktemp("stopped") / "log"
+        stopped(laptop, _stopped["folder"])
+    err = resume(laptop, _stopped["folder"], *args, code=1)[1]
+    assert word in err and err.count("\n") == 1
+
+
+def test_other_code_is_refused(laptop, tmp_path):
+    folder = tmp_path / "log"
+    stopped(laptop, folder)
+    (path,) = folder.glob("*.txt")
+    log = read_log(path)
+    header = {**log.header}
+    (tmp_path / "root").mkdir()
+    for name, source in log.sources.items():
+        file = tmp_path / "root" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(source + ("# changed\n" if name == "optimizers/muon.py" else ""))
+    with pytest.raises(checkpoint.Refusal, match="another run: optimizers/muon.py; use"):
+        checkpoint.resume(folder, tmp_path / "root", header)
+
+
+def test_folders_that_cannot_be_resumed(laptop, tmp_path):
+    for prepare, word in ((lambda: None, "holds 0 logs"),
+                          (lambda: (tmp_path / "a.txt").write_text("hello\n"), "header")):
+        prepare()
+        err = resume(laptop, tmp_path, code=1 if word == "header" else 2)[1]
+        assert word in err and err.count("\n") == 1
+
+
+def test_a_full_disk_keeps_the_checkpoints_before(tmp_path):
+    tensors = {"model": {"w": torch.zeros(1000)}}
+    assert checkpoint.save(tmp_path, 0, dict(step=10, seed=0), tensors) == "checkpoint_000_0000010"
+    import resource
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+        with pytest.raises(checkpoint.Refusal, match="cannot write the checkpoint.*free space.*--resume"):
+            checkpoint.save(tmp_path, 0, dict(step=20, seed=0), tensors)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint_000_0000010.json", "checkpoint_000_0000010.pt"]
+    assert checkpoint.load(tmp_path / "checkpoint_000_0000010.json")[0]["step"] == 10
+    assert json.loads((tmp_path / "checkpoint_000_0000010.json").read_text())["bytes"] > 4000
