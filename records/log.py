@@ -32,7 +32,7 @@ FORMAT = 1
 NO_END = "no `end` event"
 MAX_PROBLEMS, MAX_EVENTS = 20, 200_000  # a text that has more is not read further
 EVENT = re.compile(r"@ ([a-z_]+) (\{.*\}) #([0-9a-f]{16})")
-WHOLE = r"(0|[1-9][0-9]{0,14})"
+WHOLE = r"(0|[1-9][0-9]{0,17})"
 STEP = re.compile(rf"step:{WHOLE}/{WHOLE} val_loss:([0-9]{{1,9}}\.[0-9]{{5}}|nan|inf) "
                   r"train_time:([0-9]{1,9}\.[0-9]{3})s step_avg:([0-9]{1,9}\.[0-9]{2})ms "
                   rf"seed:{WHOLE}((?: [a-z_]+:\S+)*) #([0-9a-f]{{16}})")

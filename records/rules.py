@@ -8,6 +8,7 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from . import evidence, rules_events, rules_header
@@ -19,6 +20,7 @@ from .text import printable
 
 RULES = rules_header.RULES | rules_events.RULES
 LOGS, BESIDE = (".txt", ".gz", ".xz"), (".md", ".json", ".png")
+MOST_FAILURES = 20  # of one rule in one log
 FOLDER_NAME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}_(.+)")
 
 
@@ -50,17 +52,19 @@ class Verdict:
 
 
 def check_log(log: Log) -> list[Failure]:
-    """Every rule that `log` breaks, in order of line. Never raises for what the log says."""
+    """Every rule that `log` breaks, in order of line, each MOST_FAILURES times at most. Never raises for what
+    the log says."""
     path, found = str(log.path), [(line, "log", what) for line, what in log.problems]
     if log.foreign is not None and not found:
         found = [(1, "log", "a log of modded-nanogpt: without header, hashes and declared seeds it cannot "
                             "stand here; scripts/stats.py reads it")]
     headers = [line for line, kind, _ in log.events if kind == "run"]
     wrong = misfits(log.header) if headers else []
-    found += [(headers[-1], "header", what) for what in wrong]
+    found += [(headers[-1], "header", what) for what in wrong[:MOST_FAILURES]]
     if headers and not wrong:
         run = Run.of(log, headers[-1])
-        found += [(line, rule, what) for rule, check in RULES.items() for line, what in check(run)]
+        for rule, check in RULES.items():
+            found += [(line, rule, what) for line, what in islice(check(run), MOST_FAILURES)]
     return [Failure(path, *row) for row in sorted(found, key=lambda row: row[0])]
 
 
@@ -119,8 +123,9 @@ def _together(folder: Path, logs: list[Log]):
     twice = sorted(seed for seed, times in seeds.items() if times > 1)
     if twice:
         yield "seeds", f"in more than one log: seed {', '.join(map(str, twice[:10]))}"
-    gaps = [seed for seed in range(min(seeds), min(max(seeds), min(seeds) + 10**5)) if seed not in seeds]
-    if gaps and len(logs) > 1:
+    between = range(min(seeds), min(max(seeds), min(seeds) + 10**5)) if len(logs) > 1 else ()
+    gaps = [seed for seed in between if seed not in seeds]
+    if gaps:
         yield "seeds", (f"no log declares seed {', '.join(map(str, gaps[:10]))}, between the seeds of "
                         "these logs; add its log, whatever it shows")
     named, recipe = FOLDER_NAME.fullmatch(folder.resolve().name), first.header["recipe"]["name"]
@@ -149,12 +154,13 @@ def track_series(log: Log) -> dict:
     return {seed: [p for p in points if p.step in steps] for seed, points in log.series.items()}
 
 
-def machine(log: Log) -> tuple:
+def machine(log: Log) -> dict:
     """What must be equal for two runs' seconds to be compared at all."""
     hardware = log.header["hardware"]
-    gpus = tuple(str(gpu.get("name")) for gpu in hardware.get("gpus", []) if isinstance(gpu, dict))
-    return (hardware["device"], hardware["name"], hardware["cores"], hardware["threads"], gpus,
-            log.header["world_size"])
+    gpus = hardware.get("gpus") if isinstance(hardware.get("gpus"), list) else []
+    return dict({key: hardware[key] for key in ("device", "name", "cores", "threads")},
+                gpus=[str(gpu.get("name")) for gpu in gpus if isinstance(gpu, dict)],
+                world_size=log.header["world_size"])
 
 
 def claim(logs: list[Log]) -> dict:
@@ -177,8 +183,9 @@ def claim(logs: list[Log]) -> dict:
         found = evidence.official_step(series, target, sigma, seeds)
     step = found["step"] if found else recipe["steps"]
     times = [point.train_time for points in series.values() for point in points if point.step == step]
-    resumed = any(kind == "resume" for log in logs for _, kind, _ in log.events)
-    no_time = "resumed runs" if resumed else "mixed hardware" if len(set(map(machine, logs))) > 1 else None
+    machines, resumed = list(map(machine, logs)), any(k == "resume" for log in logs for _, k, _ in log.events)
+    mixed = any(m != machines[0] or len(set(m["gpus"])) > 1 for m in machines)
+    no_time = "resumed runs" if resumed else "mixed hardware" if mixed else None
     return dict(
         track=track["name"] if official else "custom", recipe=recipe["name"], seeds=seeds, n=len(seeds),
         target=target, sigma=sigma, board=official and "+" not in recipe["name"],
@@ -191,11 +198,11 @@ def claim(logs: list[Log]) -> dict:
 
 def shortfall(found: dict) -> str:
     """Why a claim has no official step, in words."""
-    n, final = found["n"], found["final"]["mean"]
+    n, final, target = found["n"], found["final"]["mean"], found["target"]
+    ends = f"the mean of {n} seed{'s' * (n > 1)} ends at {final:.5f}"
+    if final > target:
+        return f"{ends}, above the target {target}"
     if found["sigma"] is None and n < 2:
-        return (f"one seed shows nothing of the spread between seeds, so {final:.5f} does not show the target "
-                f"{found['target']}: declare more seeds")
-    if final > found["target"]:
-        return f"the mean of {n} seed{'s' * (n > 1)} ends at {final:.5f}, above the target {found['target']}"
-    return (f"the mean of {n} seed{'s' * (n > 1)} ends at {final:.5f}, and at no step is it below the target "
-            f"{found['target']} by the track's rule: run more seeds, declared beforehand")
+        return f"{ends}, and one seed shows nothing of the spread between seeds: declare more"
+    return (f"{ends}, and at no step is it below the target {target} by the track's rule: run more seeds, "
+            "declared beforehand")

@@ -32,10 +32,8 @@ def seeds(run: Run):
 
 
 def order(run: Run):
-    """log, sources, run, warmup; for each declared seed in turn seed, its validations, outcome; then end.
-
-    Events of other kinds may stand anywhere behind the header: no rule reads them.
-    """
+    """log, sources, run, warmup; for each declared seed in turn seed, its validations and diagnostics,
+    outcome; then end. Events of other kinds may stand anywhere behind the header: no rule reads them."""
     entries = [(line, kind, data.get("seed")) for line, kind, data in run.log.events]
     entries += [(point.line, "step", seed) for seed, points in run.log.series.items() for point in points]
     coming, current, seen = list(run.header["seeds"]), None, dict.fromkeys(ONCE, 0)
@@ -52,7 +50,7 @@ def order(run: Run):
             if not seen["warmup"]:
                 yield line, f"seed {short(seed)} starts before the warm-up"
             current, coming = seed, [s for s in coming if s != seed]
-        elif kind in ("step", "outcome") and (current is None or seed != current):
+        elif kind in ("step", "diagnostics", "outcome") and (current is None or seed != current):
             yield line, f"a line of seed {short(seed)} outside that seed's part of the log"
         elif kind in ("warmup", "end") and current is not None:
             yield line, f"`{kind}` within seed {short(current)}"
@@ -169,17 +167,19 @@ def clock(run: Run):
     for kind, key in (("log", "started"), ("run", "started"), ("end", "ended")):
         for line, data in run.of_kind(kind)[:1]:
             try:
-                read.append((line, datetime.strptime(str(data.get(key)), "%Y-%m-%dT%H:%M:%SZ").timestamp()))
-            except (ValueError, OverflowError):
+                read.append((line, datetime.strptime(str(data.get(key)), "%Y-%m-%dT%H:%M:%SZ")))
+            except ValueError:
                 yield line, f"{short(data.get(key))!r} is no time like 2026-01-31T12:00:00Z"
     for (_, before), (line, after) in zip(read, read[1:]):
         if after < before:
             yield line, "this time is earlier than the one before it"
     spent = sum(points[-1].train_time for points in run.log.series.values())
     spent += sum(data["seconds"] for _, data in run.of_kind("warmup") if number(data.get("seconds")))
-    if len(read) == 3 and spent > read[2][1] - read[0][1] + 1.1:
-        yield read[2][0], (f"{spent:.1f} s of warm-up and training in a run of "
-                           f"{read[2][1] - read[0][1]:.0f} s")
+    if len(read) == 3:
+        (_, started), _, (line, ended) = read
+        took = (ended - started).total_seconds()
+        if spent > took + 1.1:  # the times of day are whole seconds
+            yield line, f"{spent:.1f} s of warm-up and training in a run of {took:.0f} s"
 
 
 RULES = dict(status=status, seeds=seeds, order=order, warmup=warmup, grid=grid, losses=losses, times=times,

@@ -165,7 +165,7 @@ def batches(run: Run) -> int:
 
 
 def git(run: Run):
-    """Where the run says that it ran a commit unchanged, and this clone has it, its sources are that one's."""
+    """Where the run says that it ran a commit unchanged, and this clone has it, its sources are the same."""
     state = run.header["git"]
     if state is None or state["changed"]:
         return

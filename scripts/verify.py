@@ -35,10 +35,9 @@ def summary(verdict: Verdict) -> str:
     seeds = f"{found['n']} seed{'s' * (found['n'] > 1)}"
     recipe = f"{printable(found['track'])}, {printable(found['recipe'])}"
     line = f"{printable(verdict.path, 400)}: stands: {recipe}, {seeds}"
-    if found["target"] is None:
-        return f"{line}, final loss {found['final']['mean']:.5f}, the track has no target"
-    if found["track"] == "custom":
-        return f"{line}, final loss {found['final']['mean']:.5f}, a custom track claims nothing"
+    if found["track"] == "custom" or found["target"] is None:
+        why = "a custom track claims nothing" if found["track"] == "custom" else "the track has no target"
+        return f"{line}, final loss {found['final']['mean']:.5f}; {why}"
     if found["step"] is None:
         return f"{line}; no claim: {shortfall(found)}"
     line += f"; {found['target']} reached at step {found['step']}, mean {found['mean']:.5f}"
@@ -49,17 +48,17 @@ def summary(verdict: Verdict) -> str:
 
 def rerun(path: Path) -> list[Failure]:
     """Train the first seed of a `laptop` log again with this checkout's code, and compare the losses."""
-    log = read_log(path)
+    log, where = read_log(path), printable(path, 400)
     run = Run.of(log, 0)
     if run.track.name != "laptop":
-        raise Refusal(f"{path}: --rerun trains on the CPU, so it takes logs of the laptop track, not "
+        raise Refusal(f"{where}: --rerun trains on the CPU, so it takes logs of the laptop track, not "
                       f"{printable(run.track.name, 40)}; see scripts/replay.py for the others")
     for name, text in log.sources.items():
         if here(name) != text:
-            raise Refusal(f"{path}: {name} in this log is not this checkout's, so a rerun would train "
-                          f"other code; run `python scripts/replay.py {path}`")
+            raise Refusal(f"{where}: {name} in this log is not this checkout's, so a rerun would train "
+                          f"other code; run `python scripts/replay.py {where}`")
     seed = log.header["seeds"][0]
-    print(f"training seed {seed} of {printable(path)} again", file=sys.stderr, flush=True)
+    print(f"training seed {seed} of {where} again", file=sys.stderr, flush=True)
     words = ["--track=laptop", f"--recipe={run.asked.recipe}", f"--seeds={seed}", "--device=cpu"]
     words += [f"--{kind}.{field}={text}" for kind, field, text in run.asked.overrides]
     words += ["--allow-custom"] * (not run.official)
@@ -68,8 +67,8 @@ def rerun(path: Path) -> list[Failure]:
         done = subprocess.run([sys.executable, str(ROOT / "train_gpt.py"), *words, "--log-dir", folder],
                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         if done.returncode:
-            raise Refusal(f"{path}: the rerun did not end well: "
-                          f"{(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
+            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+            raise Refusal(f"{where}: the rerun did not end well: {printable(last, 400)}")
         again = read_log(next(Path(folder).glob("*.txt"))).series[seed]
     return _differences(log, seed, again)
 

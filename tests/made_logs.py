@@ -85,6 +85,8 @@ def _seed(log: LogWriter, plan, seed: int, end: float, ms: float, data: dict) ->
             loss = curve(step, recipe.schedule_steps, end)
             seconds = step * ms / 1000 * (1 + step % 7 / 1000)
             log.validation(step, recipe.steps, loss, seconds, seed)
+            if step == recipe.steps:
+                log.event("diagnostics", seed=seed, step=step, attn=dict(row_spread=0.25))
             if reached is None and track.target is not None and loss <= track.target:
                 reached = dict(step=step, seconds=round(seconds, 3))
     passes = recipe.steps / sum(batches_in(s["tokens"], track.tokens_per_step) for s in data["train"])

@@ -33,6 +33,8 @@ EDITS = [
     ("step number", swap("step:100/", "step:100/", "step:110/"), "grid"),
     ("steps of the run", swap("step:100/", "/300", "/310"), "grid"),
     ("seed of a line", swap("step:100/", "seed:0", "seed:1"), "order"),
+    ("diagnostics of another seed", swap("@ diagnostics", '"seed": 0', '"seed": 1'), "order"),
+    ("diagnostics moved", move("@ diagnostics", 0, "@ warmup"), "order"),
     ("step with a leading zero", swap("step:25/", "step:25/", "step:025/"), "log"),
     ("validation dropped", drop("step:125/", 1), "grid"),
     ("validation doubled", double("step:125/", 1), "grid"),

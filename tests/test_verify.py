@@ -106,6 +106,17 @@ def test_mixed_hardware_makes_no_time_claim(capsys, tmp_path):
     assert claim["n"] == 4 and claim["seconds"] is None and claim["no_time"] == "mixed hardware"
 
 
+def test_failures_as_json(capsys, tmp_path, whole):
+    path = tmp_path / "log.txt"
+    path.write_text(whole.replace("val_loss:1.", "val_loss:0."))
+    assert verify.main(["--json", str(path)]) == 1
+    found = json.loads(capsys.readouterr().out)
+    verdict, = found["verdicts"]
+    assert not found["stands"] and not verdict["stands"] and verdict["claim"] is None
+    assert {"path", "line", "rule", "what"} == set(verdict["failures"][0])
+    assert len(verdict["failures"]) <= 41  # a rule that fails everywhere does not fill the screen
+
+
 def test_a_resumed_run_makes_no_time_claim(capsys, tmp_path, whole):
     pieces = parts(whole)
     pieces.insert(at(pieces, "step:100/", 1), ['@ resume {"step": 100} #0\n'])
