@@ -564,7 +564,7 @@ def train_seed(run: Run, seed: int, tracker=None) -> dict:
         if time.perf_counter() - shown > 10:
             shown = time.perf_counter()
             show.report(run, seed, step, now.clock.read(), train_loss)
-    seconds = now.clock.stop()
+    seconds = now.clock.stop() if recipe.steps > logged else run.start.logged[seed][1]
     return dict(seed=seed, steps=recipe.steps, val_loss=round(val_loss, 5), train_time=round(seconds, 3),
                 tokens_per_second=round(recipe.steps * track.tokens_per_step / seconds), reached=now.reached,
                 epochs=round(recipe.steps / len(run.train), 4))

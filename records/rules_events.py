@@ -11,10 +11,18 @@ from .rules_header import batches, short
 ONCE = ("log", "run", "warmup", "end")
 
 
+def superseded(run: Run) -> set[int]:
+    """The lines of `end` events that a `resume` follows: the run went on behind them."""
+    kinds = [(line, kind) for line, kind, _ in run.log.events]
+    return {line for (line, kind), (_, following) in zip(kinds, kinds[1:])
+            if (kind, following) == ("end", "resume")}
+
+
 def status(run: Run):
     """The run closed its log as complete."""
+    earlier = superseded(run)
     for line, data in run.of_kind("end"):
-        if data.get("status") != "complete":
+        if line not in earlier and data.get("status") != "complete":
             yield line, f"the run is {short(data.get('status'))}, not complete"
 
 
@@ -33,8 +41,10 @@ def seeds(run: Run):
 
 def order(run: Run):
     """log, sources, run, warmup; for each declared seed in turn seed, its validations and diagnostics,
-    outcome; then end. Events of other kinds may stand anywhere behind the header: no rule reads them."""
-    entries = [(line, kind, data.get("seed")) for line, kind, data in run.log.events]
+    outcome; then end. An `end` that a `resume` follows may stand anywhere behind the header, and so may
+    events of other kinds: no rule reads them."""
+    earlier = superseded(run)
+    entries = [(line, kind, data.get("seed")) for line, kind, data in run.log.events if line not in earlier]
     entries += [(point.line, "step", seed) for seed, points in run.log.series.items() for point in points]
     coming, current, seen = list(run.header["seeds"]), None, dict.fromkeys(ONCE, 0)
     for line, kind, seed in sorted(entries, key=lambda entry: entry[0]):

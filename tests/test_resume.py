@@ -260,3 +260,16 @@ def test_a_full_disk_keeps_the_checkpoints_before(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint_000_0000010.json", "checkpoint_000_0000010.pt"]
     assert checkpoint.load(tmp_path / "checkpoint_000_0000010.json")[0]["step"] == 10
     assert json.loads((tmp_path / "checkpoint_000_0000010.json").read_text())["bytes"] > 4000
+
+
+def test_a_resumed_log_stands_and_makes_no_claim_about_time(laptop, tmp_path, undisturbed):
+    from records.rules import judge_log
+    folder = tmp_path / "log"
+    process = start(laptop, folder)
+    wait_for(process, folder, r"@ checkpoint .*\"step\": 20")
+    process.send_signal(signal.SIGINT)
+    finish(process, code=130)
+    resume(laptop, folder)
+    (path,) = folder.glob("*.txt")
+    verdict = judge_log(path)
+    assert verdict.failures == [] and verdict.claim["no_time"] == "resumed runs"
