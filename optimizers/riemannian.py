@@ -39,7 +39,7 @@ from torch import Tensor
 from .balance import balances_rows
 from .matrix import Context, MatrixOptimizer, Stage
 from .momentum import Nesterov
-from .polar import PRECISIONS, check_method, iteration_dtype, polar
+from .polar import PRECISIONS, by_largest, check_method, iteration_dtype, polar
 from .step import AspectScale, Decay, frobenius, ratio
 
 RELAXATION = 1.5   # w: contracts best for eigenvalues of P o P / r in 0 .. .7, what generic matrices have
@@ -166,8 +166,8 @@ class RiemannianAurora(MatrixOptimizer):
 
 def _scaled(G: Tensor) -> Tensor:
     """G in float32 or more, scaled to |G|_F = sqrt(n): singular values of the order of 1, as those of U."""
-    G = G.to(torch.promote_types(G.dtype, torch.float32))
-    return G * (G.size(-1) ** 0.5 / frobenius(G).clamp(min=torch.finfo(G.dtype).tiny))
+    G = by_largest(G)
+    return G * ratio(G.new_tensor(G.size(-1) ** 0.5), frobenius(G))
 
 
 def _dot(X: Tensor, Y: Tensor) -> Tensor:
