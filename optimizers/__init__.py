@@ -19,14 +19,16 @@ from .muon import Muon, Polar
 from .normuon import NorMuon, RowNorm, RowVariance, UNorMuon
 from .polar import polar
 from .recipes import RECIPES, AdamW, Init, Recipe, resolve
+from .riemannian import RiemannianAurora, RiemannianPolar, constrained_polar, reference_optimum
 from .soap import Soap
 from .step import AspectScale, CautiousDecay, Decay, Hyperball, RootMeanSquare, UpdateFloor
 from .wrappers import EmaNesterov, TailAverage, Wrapper
 
-__all__ = ["Aurora", "Muon", "NorMuon", "UNorMuon", "MatrixOptimizer", "Stage", "Context", "Nesterov",
-           "Polar", "BalancedPolar", "RowVariance", "RowNorm", "Contra", "Soap", "AspectScale",
-           "RootMeanSquare", "UpdateFloor", "Decay", "CautiousDecay", "Hyperball", "Wrapper", "EmaNesterov",
-           "TailAverage", "polar", "balanced_polar", "RECIPES", "Recipe", "Init", "resolve",
+__all__ = ["Aurora", "RiemannianAurora", "Muon", "NorMuon", "UNorMuon", "MatrixOptimizer", "Stage",
+           "Context", "Nesterov", "Polar", "BalancedPolar", "RiemannianPolar", "RowVariance", "RowNorm",
+           "Contra", "Soap", "AspectScale", "RootMeanSquare", "UpdateFloor", "Decay", "CautiousDecay",
+           "Hyperball", "Wrapper", "EmaNesterov", "TailAverage", "polar", "balanced_polar",
+           "constrained_polar", "reference_optimum", "RECIPES", "Recipe", "Init", "resolve",
            "build_optimizers", "build_wrappers", "roles"]
 
 

@@ -21,7 +21,7 @@ paper's, arXiv 2606.27715 (another map, gentler at K = 2 and not convergent); po
 import torch
 from torch import Tensor
 
-from .polar import COEFFICIENTS, QUINTIC, iteration_dtype, newton_schulz, polar, unit
+from .polar import COEFFICIENTS, QUINTIC, by_largest, iteration_dtype, newton_schulz, polar, unit
 
 SCHEDULES = ("restart", "polish", "warm", "algorithm3")
 POLISH_STEPS = 12   # in all, as quintic12 has
@@ -69,7 +69,7 @@ def balanced_polar(G: Tensor, balance: str | None = "rows", iterations: int = 2,
 
 def even(G: Tensor) -> tuple[Tensor, Tensor]:
     """G (float32) and its row norms, over the mean row norm; a row below 1e-8 of that counts as zero."""
-    G = G.to(torch.promote_types(G.dtype, torch.float32))
+    G = by_largest(G)
     norm = torch.linalg.vector_norm(G, dim=-1, keepdim=True)
     mean = norm.mean(dim=(-2, -1), keepdim=True).clamp(min=torch.finfo(G.dtype).tiny)
     return G / mean, (norm / mean).clamp(min=1e-8)

@@ -83,13 +83,18 @@ def iteration_dtype(G: Tensor, method: str = "quintic12") -> torch.dtype:
 
 
 def unit(G: Tensor, dtype: torch.dtype) -> Tensor:
-    """G / |G|_F as (batch, rows, cols) in `dtype`.
-
-    The norm is taken in float32 before any cast, clamped only against exact zero: scale must not matter.
-    """
-    X = G.reshape(-1, *G.shape[-2:]).to(torch.promote_types(G.dtype, torch.float32))
+    """G / |G|_F as (batch, rows, cols) in `dtype`; the norm is taken in float32, before any cast."""
+    X = by_largest(G.reshape(-1, *G.shape[-2:]))
     norm = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True)
-    return (X / norm.clamp(min=torch.finfo(X.dtype).tiny)).to(dtype)
+    return (X / norm.clamp(min=1)).to(dtype)  # the norm is at least 1, or that of a zero matrix
+
+
+def by_largest(G: Tensor) -> Tensor:
+    """G in float32 or more, over its largest entry: its squares then neither vanish nor overflow, so that the
+    scale of G does not matter. A zero matrix stays zero."""
+    X = G.to(torch.promote_types(G.dtype, torch.float32))
+    largest = torch.linalg.vector_norm(X, ord=float("inf"), dim=(-2, -1), keepdim=True)
+    return X / largest.clamp(min=torch.finfo(X.dtype).tiny)
 
 
 def newton_schulz(X: Tensor, coefficients) -> Tensor:

@@ -11,6 +11,7 @@ from .matrix import BALANCES
 from .momentum import Nesterov
 from .muon import Polar
 from .normuon import RowVariance
+from .riemannian import RiemannianPolar
 from .step import AspectScale, Decay, Hyperball, UpdateFloor
 
 
@@ -170,6 +171,16 @@ RECIPES = {recipe.name: recipe for recipe in (
         balance=Balance(attn=None, up="rows", down=None), aux=AUX_36,
         on={"sprint": _SPRINT,
             "laptop": {**_LAPTOP, "lr": 0.028, "weight_decay": 0.05}},
+    ),
+    Recipe(
+        name="riemannian",
+        note="aurora's constants with the constrained optimum (riemannian.py) in place of its map: the control "
+             "arm of whether alignment with the gradient matters; not yet run on 8 GPUs",
+        steps=3250, schedule_steps=3250, cooldown_frac=0.7, warmup_steps=0,
+        lr=0.035, weight_decay=0.025, momentum=0.95,
+        matrices=(Nesterov(), RiemannianPolar(), AspectScale(), Decay()),
+        balance=Balance(attn=None, up="rows", down=None), aux=AUX_36,
+        on={"sprint": _SPRINT, "laptop": {**_LAPTOP, "lr": 0.028, "weight_decay": 0.05}},
     ),
     _row(36, "Muon and auxiliary AdamW tuned, 3.2787 (n=10)", steps=3250, schedule_steps=3250, lr=0.025,
          weight_decay=0.05, matrices=(Nesterov(), Polar(), AspectScale(), Decay()), aux=AUX_36),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from optimizers import Aurora, balanced_polar, polar
+from optimizers import Aurora, balanced_polar, constrained_polar, polar
 
 from .matrices import SQUARE, TALL, WIDE, hostile, matrix, spectra, spread
 
@@ -97,6 +97,15 @@ def test_zero_rows_and_zero_matrices_stay_zero(iterations, schedule):
     assert torch.equal(G, kept)
     assert U.isfinite().all() and not U[0, ::3].any() and not U[1].any()
     assert U[0, 1::3].norm(dim=1).min() > 0.1
+
+
+@pytest.mark.parametrize("f", [balanced_polar, constrained_polar, polar,
+                               lambda G: balanced_polar(G, schedule="polish")])
+def test_zero_and_tiny_matrices_of_any_size(f):
+    assert not f(torch.zeros(2, 300, 150)).any()
+    G = matrix((300, 150), 0, 0.3)
+    for scale in (2.0**-120, 2.0**-60, 2.0**60, 2.0**100):
+        assert torch.allclose(f(G * scale), f(G), atol=1e-5)
 
 
 def test_algorithm3_is_the_papers():

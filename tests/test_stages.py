@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from optimizers import (RECIPES, Aurora, BalancedPolar, CautiousDecay, Contra, Decay, Hyperball,
-                        MatrixOptimizer, Nesterov, NorMuon, Polar, Soap, UNorMuon, UpdateFloor,
-                        balanced_polar, polar)
+                        MatrixOptimizer, Nesterov, NorMuon, Polar, RiemannianAurora, Soap, UNorMuon,
+                        UpdateFloor, balanced_polar, polar)
 from optimizers.matrix import run_chain
 
 from .matrices import SQUARE, TALL, WIDE, matrix, spread
@@ -17,6 +17,7 @@ CHAINS = {"normuon": lambda p: NorMuon(p, lr=0.1),
           "unormuon": lambda p: UNorMuon(p, lr=0.1, balance="long"),
           "warm": lambda p: Aurora(p, lr=0.1, balance="long", schedule="warm"),
           "polish": lambda p: Aurora(p, lr=0.1, balance="long", schedule="polish"),
+          "riemannian": lambda p: RiemannianAurora(p, lr=0.1, balance="long"),
           "soap": lambda p: MatrixOptimizer(p, (Nesterov(), Soap(), Polar(), Decay()), lr=0.1),
           **{name: lambda p, r=RECIPES[name]: MatrixOptimizer(p, r.matrices, 0.1, balance="long")
              for name in ("track3-17", "track3-5")}}
