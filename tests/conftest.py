@@ -18,3 +18,9 @@ def laptop(tmp_path_factory):
     folder = tmp_path_factory.mktemp("laptop")
     assert sample.main(["--out", str(folder)]) == 0
     return folder
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "faults: one more case of the fault matrix; runs with `-m faults`")
+    if not config.option.markexpr:
+        config.option.markexpr = "not faults"
