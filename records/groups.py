@@ -59,6 +59,15 @@ class Group:
             raise Refusal(f"step {step}: the loss of {self.name}, seed {bad[0]} is {losses[bad[0]]} there")
         return losses
 
+    def of_same_data(self, other: "Group") -> bool:
+        """The same validation shards, and training shards as far as both go: a longer run may read more."""
+        if self.data is None or other.data is None:
+            return self.data is other.data
+        train = [data.get("train") for data in (self.data, other.data)]
+        if all(isinstance(shards, list) for shards in train):
+            train = [shards[:min(map(len, train))] for shards in train]
+        return train[0] == train[1] and self.data.get("val") == other.data.get("val")
+
     @property
     def doubts(self) -> list[str]:
         """What these logs leave open."""
