@@ -83,7 +83,7 @@ def read_group(paths: list[Path]) -> Group:
     """The runs in `paths`, logs or folders of logs. Refusal for a log that is not whole, of another recipe
     than the first, without exactly its declared seeds, or with a seed that is there already."""
     group = None
-    for path in _files(paths):
+    for path in log_files(paths):
         log = read_log(path)
         where = printable(path)
         if log.problems:
@@ -103,7 +103,7 @@ def read_group(paths: list[Path]) -> Group:
     return group
 
 
-def _files(paths: list[Path]) -> list[Path]:
+def log_files(paths: list[Path]) -> list[Path]:
     found = []
     for path in paths:
         inside = [path]
