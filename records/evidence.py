@@ -90,10 +90,13 @@ def official_step(series: dict, target: float, sigma: float | None, declared=Non
     """
     if declared is not None and set(declared) != set(series):
         return None
+    by_seed = [{point.step: point.val_loss for point in points} for points in series.values()]
     for step in grid(series):
-        losses = list(losses_at(series, step).values())
-        if all(map(math.isfinite, losses)) and (found := one_sample(losses, target, sigma))["pass"]:
-            return dict(found, step=step)
+        losses = [losses[step] for losses in by_seed]
+        if sum(losses) / len(losses) < target:  # or it cannot pass; nor where a loss is not finite
+            found = one_sample(losses, target, sigma)
+            if found["pass"]:
+                return dict(found, step=step)
     return None
 
 

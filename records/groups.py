@@ -59,6 +59,15 @@ class Group:
             raise Refusal(f"step {step}: the loss of {self.name}, seed {bad[0]} is {losses[bad[0]]} there")
         return losses
 
+    def of_same_data(self, other: "Group") -> bool:
+        """The same validation shards, and training shards as far as both go: a longer run may read more."""
+        if self.data is None or other.data is None:
+            return self.data is other.data
+        train = [data.get("train") for data in (self.data, other.data)]
+        if all(isinstance(shards, list) for shards in train):
+            train = [shards[:min(map(len, train))] for shards in train]
+        return train[0] == train[1] and self.data.get("val") == other.data.get("val")
+
     @property
     def doubts(self) -> list[str]:
         """What these logs leave open."""
@@ -74,7 +83,7 @@ def read_group(paths: list[Path]) -> Group:
     """The runs in `paths`, logs or folders of logs. Refusal for a log that is not whole, of another recipe
     than the first, without exactly its declared seeds, or with a seed that is there already."""
     group = None
-    for path in _files(paths):
+    for path in log_files(paths):
         log = read_log(path)
         where = printable(path)
         if log.problems:
@@ -94,7 +103,7 @@ def read_group(paths: list[Path]) -> Group:
     return group
 
 
-def _files(paths: list[Path]) -> list[Path]:
+def log_files(paths: list[Path]) -> list[Path]:
     found = []
     for path in paths:
         inside = [path]

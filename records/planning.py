@@ -22,12 +22,13 @@ SPENDING = {  # alpha spent at the share t of the seeds: Lan & DeMets, Biometrik
 }
 
 
-def _check(alpha: float, **positive) -> None:
+def _check(alpha: float, effect: float, sd: float) -> None:
     if not 0 < alpha < 0.5:
         raise ValueError(f"alpha {alpha} must lie between 0 and 0.5")
-    for name, value in positive.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} {value} must be a positive number")
+    if not sd > 0:
+        raise ValueError(f"sd {sd} must be a positive number")
+    if not 1e-6 < effect / sd < 1e6:
+        raise ValueError(f"effect {effect} must be positive and within a million sds ({sd:g}) either way")
 
 
 ########################################
@@ -51,7 +52,7 @@ def seeds_needed(effect: float, sd: float, alpha: float = LEVEL, power: float = 
     n each (sd: of one recipe). Returns n and the power that n has. ValueError for what is out of range and
     for more than a million seeds.
     """
-    _check(alpha, effect=effect, sd=sd)
+    _check(alpha, effect, sd)
     if not alpha < power < 1:
         raise ValueError(f"power {power} must lie between alpha {alpha} and 1")
 
@@ -71,7 +72,7 @@ def seeds_needed(effect: float, sd: float, alpha: float = LEVEL, power: float = 
 def seeds_for_rule(margin: float, power: float = 0.8) -> int:
     """The fewest seeds with which fineweb-124m's rule passes a recipe truly `margin` below the target with
     probability `power`: ((CRITICAL + z_power) SIGMA / margin)^2, rounded up."""
-    _check(LEVEL, margin=margin)
+    _check(LEVEL, margin, SIGMA)
     if not LEVEL < power < 1:
         raise ValueError(f"power {power} must lie between {LEVEL:.4f} and 1")
     return math.ceil(((CRITICAL + stats.norm.ppf(power)) * SIGMA / margin) ** 2)
@@ -136,16 +137,17 @@ def plan(looks: list[int], effect: float, sd: float, alpha: float = LEVEL,
     """A group-sequential test that looks after `looks` seeds and stops at the first z over its boundary.
 
     z is that of a known sd. Where the seeds estimate it, compare the t-test's p with `nominal_p` instead: an
-    approximation (Pocock, Biometrika 64, 1977).
+    approximation (Pocock, Biometrika 64, 1977), whose error tests/test_planning.py simulates.
     Returns looks (n, z, margin in nats, nominal_p, probability to stop there under null and alternative;
     z, margin and nominal_p None where a look cannot stop), alpha, error (computed back from the boundaries),
     power at `effect`, expected seeds under null and alternative, fixed (seeds that one look with the same
     power takes) and naive_error: the error of testing at `alpha` at each of these looks.
     ValueError for what is out of range.
     """
-    _check(alpha, effect=effect, sd=sd)
-    if not 1 <= len(looks) <= MOST_LOOKS or looks[0] < 1 or any(a >= b for a, b in zip(looks, looks[1:])):
-        raise ValueError(f"looks must be 1 to {MOST_LOOKS} ascending numbers of seeds")
+    _check(alpha, effect, sd)
+    ascending = all(a < b for a, b in zip([0, *looks], [*looks, MOST_SEEDS]))
+    if not (1 <= len(looks) <= MOST_LOOKS and ascending):
+        raise ValueError(f"looks must be 1 to {MOST_LOOKS} ascending numbers of seeds, from 1 on")
     times = [n / looks[-1] for n in looks]
     bounds = boundaries(times, alpha, spending)
     null = stop_probabilities(times, bounds)
@@ -157,10 +159,11 @@ def plan(looks: list[int], effect: float, sd: float, alpha: float = LEVEL,
             row.update(z=z, margin=z * sd / math.sqrt(n), nominal_p=float(stats.norm.sf(z)))
         rows.append(row)
     power, constant = sum(found), float(stats.norm.isf(alpha))
-    fixed = math.ceil(((constant + stats.norm.ppf(min(power, 1 - 1e-12))) * sd / effect) ** 2)
+    fixed = ((constant + stats.norm.ppf(min(power, 1 - 1e-12))) * sd / effect) ** 2
+    naive = stop_probabilities(times, [constant] * len(times))
     return dict(looks=rows, spending=spending, alpha=alpha, error=sum(null), power=power,
                 expected_null=_expected(looks, null), expected_alternative=_expected(looks, found),
-                fixed=fixed, naive_error=sum(stop_probabilities(times, [constant] * len(times))))
+                fixed=math.ceil(fixed - 1e-6), naive_error=sum(naive))
 
 
 def _expected(looks: list[int], stops: list[float]) -> float:
@@ -173,22 +176,23 @@ def _expected(looks: list[int], stops: list[float]) -> float:
 ########################################
 
 
-def best_of(k: int, n: int, sd: float) -> dict:
+def best_of(k: int, n: int, sd: float, level: float = LEVEL) -> dict:
     """What reporting the best of k recipes adds where all k are equal and their n seeds each unrelated.
 
-    overstatement: E[largest of k normals] sd / sqrt(n), in nats; error: 1 - (1 - LEVEL)^k, the chance that
-    one of k recipes exactly at the target passes. Shared seeds make both smaller. ValueError for k or n < 1.
+    overstatement: E[largest of k normals] sd / sqrt(n), in nats; error: 1 - (1 - level)^k, the chance that
+    one of them passes a one-sided test at `level` with nothing behind it. Shared seeds make both smaller.
+    ValueError for k or n < 1.
     """
     if not 1 <= k <= MOST_SEEDS or n < 1:
         raise ValueError(f"the best of {k} recipes with {n} seeds: give 1 to {MOST_SEEDS} and at least 1")
     above = integrate.quad(lambda x: -np.expm1(k * special.log_ndtr(x)), 0, REACH)[0]
     below = integrate.quad(lambda x: special.ndtr(x) ** k, -REACH, 0)[0]
-    error = -math.expm1(k * math.log1p(-LEVEL))
+    error = -math.expm1(k * math.log1p(-level))
     return dict(k=k, overstatement=(above - below) * sd / math.sqrt(n), error=error)
 
 
 def first_step_overstatement(before, at) -> float | None:
-    """By how many nats the mean at the first passing step of a grid is expected to lie under the true mean.
+    """By how many nats the mean at the first passing step of a grid is expected to lie under the truth.
 
     before, at: the losses of the same seeds at the grid step before the passing one and at that one. Only
     noise that a seed does not carry from one validation to the next can be selected: of the mean its sd is

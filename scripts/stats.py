@@ -46,7 +46,8 @@ def one(args) -> dict:
     if official and official["step"] == step:
         warnings += first_step_warnings(group, official)
     if args.best_of is not None:
-        warnings.append(best_of_warning(args.best_of, found["n"], group.sigma or found["sd"]))
+        noise = (found["n"], group.sigma or found["sd"])
+        warnings.append(best_of_warning(args.best_of, *noise, evidence.LEVEL, "passes at the target"))
     return dict(found, step=step, target=target, sigma=group.sigma, level=evidence.LEVEL,
                 official_step=official and official["step"], seeds=list(losses),
                 crossing=evidence.mean_crossing(group.on_grid, target), warnings=warnings)
@@ -56,21 +57,22 @@ def first_step_warnings(group: Group, official: dict) -> list[str]:
     """What the choice of the first passing step does."""
     step, steps = official["step"], evidence.grid(group.on_grid)
     again = planning.replication(official["p"])
-    found = [f"step {step} is the first of {len(steps)} that passes, and the first passes narrowly: as many "
-             f"fresh seeds would pass there with probability {again:.2f}"]
+    found = [f"step {step} is chosen as the first of {len(steps)} that passes, and such a step passes "
+             f"narrowly: as many fresh seeds would pass there with probability {again:.2f}"]
     if step != steps[0]:
         before = evidence.losses_at(group.on_grid, steps[steps.index(step) - 1])
         at = evidence.losses_at(group.on_grid, step)
         over = planning.first_step_overstatement([before[seed] for seed in at], at.values())
         if over is not None:
-            found.append(f"by that choice its margin is overstated by {over:.1g} nats on average, through noise "
-                         "that changes between validations")
+            found.append(f"by that choice its margin is overstated by {over:.5f} nats on average, through "
+                         "noise that changes between validations")
     return found
 
 
-def best_of_warning(k: int, n: int, sd: float | None) -> str:
-    found = planning.best_of(k, n, sd or 0.0)
-    words = f"the best of {k} equal recipes passes at the target with probability {found['error']:.2g}"
+def best_of_warning(k: int, n: int, sd: float | None, level: float, passes: str) -> str:
+    """What it means that the recipe is the best of k; `passes`: what a test at `level` then says wrongly."""
+    found = planning.best_of(k, n, sd or 0.0, level)
+    words = f"the best of {k} equal recipes {passes} with probability {found['error']:.2g}"
     if sd:
         words += (f" and looks better than it is by {found['overstatement']:.5f} nats on average (less "
                   "where the recipes share seeds)")
@@ -79,9 +81,9 @@ def best_of_warning(k: int, n: int, sd: float | None) -> str:
 
 def show_one(found: dict) -> list[str]:
     n, gap = found["n"], found["target"] - found["mean"]
-    spread = "" if found["sd"] is None else f" (sd {found['sd']:.5f})"
+    spread, side = "" if found["sd"] is None else f" (sd {found['sd']:.5f})", "below" if gap > 0 else "above"
     lines = [f"step {found['step']}, {seeds(n)}: mean loss {found['mean']:.5f}{spread}, {abs(gap):.5f} "
-             f"{'below' if gap > 0 else 'above'} the target {found['target']:g}"]
+             f"{side} the target {found['target']:g}"]
     if found["sigma"] is not None:
         lines.append(f"rule, sigma {found['sigma']} known: z = {found['z']:.2f}, one-sided p = "
                      f"{found['p']:.2g}; (target - mean) sqrt(n) = {gap * math.sqrt(n):.5f}, needs "
@@ -119,7 +121,7 @@ def seeds(n: int) -> str:
 def pair(args) -> dict:
     """The difference A - B with its interval, and the exchange rule where the track has one."""
     a, b = read_group(args.a), read_group(args.b)
-    if (a.track, a.data) != (b.track, b.data):
+    if a.track != b.track or not a.of_same_data(b):
         raise Refusal("A and B are of different tracks or data; compare recipes on one track")
     steps = [args.step] * 2 if args.step is not None else [a.last_step, b.last_step]
     if steps[0] != steps[1] and a.sigma is None:
@@ -137,7 +139,7 @@ def pair(args) -> dict:
     if args.best_of is not None:
         n = found["n"] if found["method"] == "paired" else min(found["n"])
         sd = found["sd"] if found["method"] == "paired" else a.sigma and planning.difference_sd(a.sigma)
-        warnings.append(best_of_warning(args.best_of, n, sd))
+        warnings.append(best_of_warning(args.best_of, n, sd, 0.025, "is called lower than an equal one"))
     means = [evidence.mean_interval(losses.values())["mean"] for losses in (losses_a, losses_b)]
     return dict(found, a=a.name, b=b.name, steps=steps, means=means, exchange=rule,
                 warnings=list(dict.fromkeys(warnings)))

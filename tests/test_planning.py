@@ -26,9 +26,10 @@ def test_seeds_for_a_margin(alpha, margin, n):
     assert planning.seeds_needed(margin, SIGMA, alpha)["n"] == n
 
 
-@pytest.mark.parametrize("alpha, difference, n", [(0.05, 0.001, 22), (0.01, 0.001, 36), (0.025, 0.001, 28)])
+@pytest.mark.parametrize("alpha, difference, n", [(0.05, 0.001, 22), (0.01, 0.001, 36),
+                                                  (0.025, 0.001, 28)])
 def test_seeds_for_a_difference(alpha, difference, n):
-    """28: with power .8 and a two-sided .05, an effect of .77 sd, as tables of the two-sample t-test have."""
+    """28: power .8 at a two-sided .05 for an effect of .77 sd, as t-test tables have it."""
     assert planning.seeds_needed(difference, SIGMA, alpha, arms=2)["n"] == n
 
 
@@ -63,7 +64,7 @@ def test_one_seed_less_is_too_few():
 def test_a_large_effect_takes_two_seeds_and_a_tiny_one_too_many():
     assert planning.seeds_needed(1e3, SIGMA)["n"] == 2
     with pytest.raises(ValueError, match="more than"):
-        planning.seeds_needed(1e-9, SIGMA)
+        planning.seeds_needed(1e-6, SIGMA)
 
 
 @pytest.mark.parametrize("call", [
@@ -74,6 +75,7 @@ def test_a_large_effect_takes_two_seeds_and_a_tiny_one_too_many():
     lambda: planning.plan([], 1.0, 1.0), lambda: planning.plan([4, 4], 1.0, 1.0),
     lambda: planning.plan([0, 4], 1.0, 1.0), lambda: planning.plan(list(range(1, 200)), 1.0, 1.0),
     lambda: planning.plan([4], 1.0, math.inf), lambda: planning.best_of(0, 4, 1.0),
+    lambda: planning.plan([10**400], 1.0, 1.0), lambda: planning.plan([4], 1e300, 1e-300),
 ])
 def test_what_is_out_of_range_is_named(call):
     with pytest.raises(ValueError, match=r"\S+ \S+"):
@@ -89,13 +91,12 @@ def test_what_is_out_of_range_is_named(call):
     ("obrien-fleming", [4.877, 3.357, 2.680, 2.290, 2.031]),
     ("pocock", [2.438, 2.427, 2.410, 2.397, 2.386])])
 def test_boundaries_are_the_published_ones(spending, published):
-    """Five equal looks at one-sided .025: the Lan-DeMets tables (Reboussin et al., Control. Clin. Trials 21,
-    2000)."""
+    """Five equal looks at one-sided .025, as Reboussin et al. (Control. Clin. Trials 21, 2000) compute."""
     assert planning.boundaries(FIFTHS, 0.025, spending) == pytest.approx(published, abs=6e-4)
 
 
 def test_repeated_looks_err_as_armitage_mcpherson_and_rowe_found():
-    """Two-sided .05 at 2, 3, 5 and 10 equal looks: .083, .107, .142, .193 (J. R. Statist. Soc. A 132, 1969)."""
+    """Two-sided .05 at 2, 3, 5, 10 equal looks: .083, .107, .142, .193 (J. R. Statist. Soc. A 132, 1969)."""
     z = stats.norm.isf(0.025)
     for looks, error in ((2, 0.083), (3, 0.107), (5, 0.142), (10, 0.193)):
         times = [(k + 1) / looks for k in range(looks)]
@@ -106,16 +107,17 @@ def test_the_quadrature_is_the_multivariate_normal():
     times, bounds, drift = [0.3, 0.5, 1.0], [2.2, 2.5, 2.1], 1.3
     covariance = [[math.sqrt(min(a, b) / max(a, b)) for a in times] for b in times]
     stays = stats.multivariate_normal(mean=[drift * math.sqrt(t) for t in times], cov=covariance)
-    assert 1 - sum(planning.stop_probabilities(times, bounds, drift)) == pytest.approx(stays.cdf(bounds), abs=1e-4)
+    going_on = 1 - sum(planning.stop_probabilities(times, bounds, drift))
+    assert going_on == pytest.approx(stays.cdf(bounds), abs=1e-4)
 
 
 @pytest.mark.parametrize("spending", list(planning.SPENDING))
 def test_error_power_and_expected_seeds_are_the_stated_ones(spending):
-    looks, margin, trials = [4, 6, 10, 16], 0.001, 100_000
+    looks, margin, trials = [4, 6, 10, 16], 0.001, 50_000
     found = planning.plan(looks, margin, SIGMA, 0.025, spending)
     assert found["error"] == pytest.approx(0.025, abs=1e-6)
-    noise = np.cumsum(np.random.default_rng(3).standard_normal((trials, 16)), axis=1)[:, np.array(looks) - 1]
-    z_null = noise / np.sqrt(looks)
+    noise = np.cumsum(np.random.default_rng(3).standard_normal((trials, 16)), axis=1)
+    z_null = noise[:, np.array(looks) - 1] / np.sqrt(looks)
     z_true = z_null + margin / SIGMA * np.sqrt(looks)
     bounds = [row["z"] for row in found["looks"]]
     for z, error, seeds in ((z_null, "error", "expected_null"), (z_true, "power", "expected_alternative")):
@@ -137,16 +139,16 @@ def test_peeking_at_the_rule_after_each_of_twenty_seeds_errs_eight_times_as_ofte
 
 
 def test_nominal_p_serves_where_the_seeds_estimate_the_noise():
-    """The t-test's p against nominal_p: the error stays near alpha. Here .0277 at .025, from five seeds on."""
-    looks, trials = [5, 10, 15, 20], 100_000
+    """The t-test's p against nominal_p: the error stays near alpha (over 200,000 trials .0254 for .025)."""
+    looks, trials = [5, 10, 15, 20], 40_000
     found = planning.plan(looks, 0.001, SIGMA, 0.025)
     x = np.random.default_rng(4).standard_normal((trials, 20))
     stopped = np.zeros(trials, dtype=bool)
     for row in found["looks"]:
         part = x[:, :row["n"]]
         t = part.mean(1) / part.std(1, ddof=1) * math.sqrt(row["n"])
-        stopped |= stats.t.sf(t, row["n"] - 1) <= row["nominal_p"]
-    assert stopped.mean() == pytest.approx(0.025, abs=0.004)
+        stopped |= t >= stats.t.isf(row["nominal_p"], row["n"] - 1)
+    assert 0.023 < stopped.mean() < 0.029
 
 
 def test_one_look_is_the_plain_test():
@@ -175,16 +177,16 @@ def test_the_best_of_equal_recipes():
 
 @pytest.mark.parametrize("fall", [0.2, 1.0, 5.0])
 def test_what_choosing_the_first_passing_step_overstates(fall):
-    """A seed's noise: a part that stays through its run, and a part of sd 1 that changes at each validation."""
-    rng, trials, n, steps = np.random.default_rng(6), 20_000, 4, 120
-    margin = fall * (np.arange(steps) - steps / 2 + rng.random((trials, 1)))  # of the true mean, in sds of a seed
+    """A seed's noise: a part that stays through its run, and one of sd 1 that is new at each validation."""
+    rng, trials, n, steps = np.random.default_rng(6), 10_000, 4, 120
+    margin = fall * (np.arange(steps) - steps / 2 + rng.random((trials, 1)))  # of the truth, in seeds' sds
     new = rng.standard_normal((trials, steps)) / math.sqrt(n)
     shared = 3 * rng.standard_normal((trials, 1)) / math.sqrt(n)
     first = (margin + shared + new >= 0).argmax(1)
     over = new[np.arange(trials), first]
-    half = math.sqrt(2 / n)  # two seeds whose changes, fall -+ half, say that the new part of a mean has sd .5
+    half = math.sqrt(2 / n)  # two seeds whose changes, fall -+ half, say: the new part of a mean has sd .5
     stated = planning.first_step_overstatement([fall + half, fall - half], [0.0, 0.0])
-    assert stated == pytest.approx(over.mean(), rel=0.1)
+    assert stated == pytest.approx(over.mean(), abs=4 * over.std() / math.sqrt(trials))
 
 
 def test_without_noise_between_validations_the_first_step_overstates_nothing():

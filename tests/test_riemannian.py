@@ -23,8 +23,13 @@ def family(name, shape, seed=0):
 
 
 @lru_cache
-def optimum(name, shape, seed=0):
-    return reference_optimum(family(name, shape, seed))
+def optimum(name, shape, seed=0, tolerance=1e-4):
+    return reference_optimum(family(name, shape, seed), tolerance=tolerance)
+
+
+def best(name, shape, seed):
+    """The optimal Tr(G'U) to about 1e-4 of it: a relative gradient of 1e-3 saves most of the time."""
+    return optimum(name, shape, seed, 1e-3)[1][-1].objective
 
 
 def objective(G, U):
@@ -86,12 +91,12 @@ def test_reference_is_the_global_optimum_by_duality(name):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_reference_is_at_least_as_good_as_projections(name):
-    G = family(name, (64, 16), 1)
-    _, trace = optimum(name, (64, 16), 1)
+    G = family(name, (48, 12))
+    _, trace = optimum(name, (48, 12))
     alternating = polar(G, "exact")
     for _ in range(200):
         alternating = polar(alternating / alternating.norm(dim=1, keepdim=True), "exact")
-    vanilla = balanced_polar(G, iterations=60)
+    vanilla = balanced_polar(G, iterations=60, method="exact")
     for other in (vanilla, alternating):
         assert max(errors(other)) < 1e-4  # feasible, so that the objectives compare
         assert trace[-1].objective > objective(G, other) * (1 - 1e-4)
@@ -125,22 +130,22 @@ def test_reference_shows_where_it_has_not_converged():
 # ---------------------------------------------------------------- the training mode against it
 
 
-@pytest.mark.parametrize("shape, seeds", [((256, 64), 2), ((96, 64), 2), ((512, 128), 1)])
+@pytest.mark.parametrize("shape, seeds", [((256, 64), 2), ((96, 64), 1), ((512, 128), 1)])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_training_mode_comes_within_two_percent_of_the_optimum(name, shape, seeds):
     for seed in range(seeds):
         G = family(name, shape, seed)
-        best = optimum(name, shape, seed)[1][-1].objective
+        top = best(name, shape, seed)
         for dtype in (torch.float32, torch.bfloat16):  # bfloat16 is what CUDA multiplies in
             U = constrained_polar(G.float(), dtype=dtype)
             assert U.dtype == torch.float32 and max(errors(U)) < 1e-2, (seed, dtype)
-            assert objective(G, U) > 0.98 * best, (seed, dtype)
+            assert objective(G, U) > 0.98 * top, (seed, dtype)
 
 
 def test_more_iterations_come_closer():
     G = family("both", (256, 64))
-    best = optimum("both", (256, 64))[1][-1].objective
-    gaps = [1 - objective(G, constrained_polar(G, iterations=k)) / best for k in (1, 4, 10, 40)]
+    top = best("both", (256, 64), 0)
+    gaps = [1 - objective(G, constrained_polar(G, iterations=k)) / top for k in (1, 4, 10, 40)]
     assert gaps == sorted(gaps, reverse=True) and gaps[0] > 0.02 and abs(gaps[-1]) < 0.003
 
 
@@ -148,7 +153,7 @@ def test_cost_is_what_the_docstring_says():
     G = matrix((256, 64))
     with FlopCounterMode(display=False) as counter:
         constrained_polar(G)
-    assert counter.get_total_flops() == (216 + 4 * 20 + 10 * 44) * 64**3
+    assert counter.get_total_flops() == (216 + 5 * 20 + 10 * 44) * 64**3
 
 
 def test_which_side_is_balanced_and_square_is_a_plain_polar():

@@ -1,0 +1,257 @@
+"""Recipes side by side: read from logs of one track, compared by the statistics of evidence.py."""
+import json
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from . import evidence, groups
+from .cli import Refusal
+from .groups import Group, read_group
+from .header import misfits
+from .log import Log, read_log
+from .rules import machine
+from .svg import MOST_LINES
+from .text import printable
+
+
+@dataclass
+class Recipe:
+    """The runs of one recipe.
+
+    name: for a person, printable and no other's in the same comparison. fields: its hyperparameters by
+    dotted name, as text.
+    """
+
+    name: str
+    group: Group
+    logs: list[Log]
+    fields: dict[str, str]
+
+
+@dataclass
+class Comparison:
+    """The recipes in the order in which their first logs were named; no_time: why their seconds are not
+    compared, None where they are."""
+
+    track: dict
+    recipes: list[Recipe]
+    no_time: str | None = None
+
+    @cached_property
+    def found(self) -> dict:
+        return compare(self)
+
+
+def read_comparison(paths: list[Path]) -> Comparison:
+    """The recipes of the logs in `paths`, logs or record folders.
+
+    Refusal for what `groups.read_group` refuses, for a header that is not complete, logs of several tracks
+    or of other data, a loss that is not finite, and more than MOST_LINES recipes.
+    """
+    recipes: list[Recipe] = []
+    for logs in _by_recipe(paths):
+        group = read_group([log.path for log in logs])
+        for log in logs:
+            _check(log)
+        _check_series(group, printable(logs[0].path))
+        recipes.append(Recipe(_fresh_name(group.name, recipes), group, logs, flat(group.recipe)))
+        _check_same(recipes[0], recipes[-1])
+    return Comparison(recipes[0].group.track, recipes, _no_time([log for r in recipes for log in r.logs]))
+
+
+def _by_recipe(paths: list[Path]) -> list[list[Log]]:
+    """The logs of each recipe, in the order of `paths`."""
+    buckets: dict[str, list[Log]] = {}
+    for path in groups.log_files(paths):
+        log = read_log(path)
+        try:
+            key = json.dumps(log.header.get("recipe"), sort_keys=True)
+        except RecursionError:
+            raise Refusal(f"{printable(path)}: its recipe is nested too deeply to be one") from None
+        buckets.setdefault(key, []).append(log)
+    if len(buckets) > MOST_LINES:
+        raise Refusal(f"{len(buckets)} recipes are more than a picture can tell apart; "
+                      f"name at most {MOST_LINES}")
+    return list(buckets.values())
+
+
+def flat(recipe: dict) -> dict[str, str]:
+    """dotted field -> value as text, of a resolved recipe; its name and note are no hyperparameters."""
+    def walk(value, name, depth=0):
+        if isinstance(value, dict) and depth < 6:
+            for key, inner in value.items():
+                yield from walk(inner, f"{name}.{key}".lstrip("."), depth + 1)
+        elif isinstance(value, list) and all(isinstance(item, str) for item in value):
+            yield name, ", ".join(value) or "none"
+        else:
+            yield name, value if isinstance(value, str) else "none" if value is None else json.dumps(value)
+    return {name: value for name, value in walk(recipe, "") if name not in ("name", "note")}
+
+
+def _check(log: Log) -> None:
+    """Refusal for a log without the header that a comparison needs."""
+    where = printable(log.path)
+    if log.foreign is not None:
+        raise Refusal(f"{where} is a log of modded-nanogpt, which names no track and no recipe; compare "
+                      "such logs with `python scripts/stats.py pair`")
+    if wrong := misfits(log.header):
+        raise Refusal(f"{where}: its header is not complete: {printable(wrong[0])}; see scripts/verify.py")
+
+
+def _check_series(group: Group, where: str) -> None:
+    """Refusal for validations that cannot be drawn or compared."""
+    for seed, points in group.series.items():
+        if bad := [p for p in points if not math.isfinite(p.val_loss)]:
+            raise Refusal(f"{where}: the loss of seed {seed} is {bad[0].val_loss} at step {bad[0].step}; "
+                          "there is nothing to compare")
+        if not group.on_grid[seed]:
+            raise Refusal(f"{where}: seed {seed} has no validation at a step of its track's grid")
+    group.last_step
+
+
+def _check_same(first: Recipe, other: Recipe) -> None:
+    """Refusal for another track or other data."""
+    where = printable(other.logs[0].path)
+    if first.group.track != other.group.track:
+        raise Refusal(f"{where} is of another track than the logs before it; report one track at a time")
+    if not first.group.of_same_data(other.group):
+        raise Refusal(f"{where} is of other data than the logs before it; report runs on the same shards")
+
+
+def _fresh_name(name: str, recipes: list[Recipe]) -> str:
+    """`name`, numbered where recipes of other constants have it already."""
+    taken, found, number = {recipe.name for recipe in recipes}, name, 1
+    while found in taken:
+        number += 1
+        found = f"{name} #{number}"
+    return found
+
+
+def _no_time(logs: list[Log]) -> str | None:
+    if any(kind == "resume" for log in logs for _, kind, _ in log.events):
+        return "a run was resumed, and its clock is then no measure of it"
+    if any(machine(log) != machine(logs[0]) for log in logs):
+        return "the runs are of different machines, which differ more than optimizers do"
+    return None
+
+
+########################################
+#               Comparing              #
+########################################
+
+
+def track_name(track: dict) -> str:
+    """As verify has it: a track with anything overridden is "custom"."""
+    return track["name"] if track["official"] else "custom"
+
+
+def by_seconds(series: dict) -> dict:
+    """`series` with the training clock in the place of the step, for `evidence.mean_crossing`."""
+    return {seed: [replace(p, step=p.train_time) for p in points] for seed, points in series.items()}
+
+
+def compare(comparison: Comparison) -> dict:
+    """Plain JSON: track, target, reference (the first recipe), no_time, code_versions (how many there are in
+    the logs), and `recipes`, name -> figures.
+
+    These are seeds, steps, val_loss (evidence.mean_interval of the last losses), official_step (None on a
+    custom track or without target), crossing_step and crossing_seconds (evidence.mean_crossing),
+    tokens_per_second (both None where there is no_time); and but for the reference `difference`, of the last
+    losses, and `crossing_difference`, of the crossing steps where every seed of both has one, each as
+    evidence.compare.
+    """
+    track, timed = comparison.track, comparison.no_time is None
+    first, rows, crossing = comparison.recipes[0].group, {}, evidence.mean_crossing
+    for recipe in comparison.recipes:
+        group, target = recipe.group, track["target"]
+        last = [points[-1] for points in group.series.values()]
+        rates = [p.step * track["tokens_per_step"] / max(p.train_time, 1e-9) for p in last]
+        official = None
+        if track["official"] and target is not None:
+            official = evidence.official_step(group.on_grid, target, group.sigma)
+        row = dict(seeds=sorted(group.series), steps=max(p.step for p in last),
+                   val_loss=evidence.mean_interval(p.val_loss for p in last),
+                   official_step=official and official["step"],
+                   crossing_step=crossing(group.on_grid, target),
+                   crossing_seconds=crossing(by_seconds(group.on_grid), target) if timed else None,
+                   tokens_per_second=evidence.mean_interval(rates)["mean"] if timed else None)
+        if group is not first:
+            row["difference"] = evidence.compare(*(
+                {seed: points[-1].val_loss for seed, points in g.series.items()} for g in (group, first)))
+            row["crossing_difference"] = _crossing_difference(group, first, target)
+        rows[recipe.name] = row
+    codes = set().union(*(recipe.group.codes for recipe in comparison.recipes))
+    return dict(track=track_name(track), target=track["target"], reference=comparison.recipes[0].name,
+                no_time=comparison.no_time, code_versions=len(codes), recipes=rows)
+
+
+def _crossing_difference(group: Group, first: Group, target: float | None) -> dict | None:
+    steps = [{seed: step for seed, points in g.on_grid.items()
+              if (step := evidence.crossing(points, target)) is not None} for g in (group, first)]
+    if any(len(of) < len(g.series) for of, g in zip(steps, (group, first))):
+        return None  # to leave out the seeds that never cross would flatter
+    return evidence.compare(*steps)
+
+
+########################################
+#               In words               #
+########################################
+
+
+def with_interval(found: dict | None, form: str) -> str:
+    """"mean (low to high)", without the interval where there is none, "" where there is no mean either."""
+    if found is None or found["mean"] is None:
+        return ""
+    ends = "" if found["low"] is None else f" ({found['low']:{form}} to {found['high']:{form}})"
+    return f"{found['mean']:{form}}{ends}"
+
+
+def crossing_words(found: dict) -> str:
+    """The mean crossing with its interval, and how many seeds cross where not all do."""
+    words = with_interval(found, ",.1f")
+    if found["crossed"] < found["n"]:
+        words += f"{', ' * bool(words)}{found['crossed']} of {found['n']} seeds cross"
+    return words
+
+
+def figures(found: dict) -> dict[str, list[str]]:
+    """What `compare` found as a table in words: name of the figure -> its text for each recipe."""
+    rows, target = list(found["recipes"].values()), found["target"]
+    reference, timed = found["reference"], found["no_time"] is None
+
+    def loss(row):
+        spread = "" if row["val_loss"]["sd"] is None else f" (sd {row['val_loss']['sd']:.4f})"
+        return f"{row['val_loss']['mean']:.4f}{spread}"
+
+    words = {"seeds": lambda row: str(len(row["seeds"])), "steps": lambda row: f"{row['steps']:,}",
+             "final loss": loss}
+    if target is not None:
+        words["official step"] = lambda row: f"{row['official_step']:,}" if row["official_step"] else ""
+        words["mean crossing step"] = lambda row: crossing_words(row["crossing_step"])
+    if target is not None and timed:
+        words["seconds to target"] = lambda row: crossing_words(row["crossing_seconds"])
+    if timed:
+        words["tokens per second"] = lambda row: f"{row['tokens_per_second']:,.0f}"
+    if rows[1:]:
+        words[f"loss minus {reference}'s"] = lambda row: with_interval(row.get("difference"), "+.4f")
+    if any(row.get("crossing_difference") for row in rows):
+        words[f"crossing step minus {reference}'s"] = \
+            lambda row: with_interval(row.get("crossing_difference"), "+,.1f")
+    return {name: [say(row) or "-" for row in rows] for name, say in words.items()}
+
+
+def verdict(name: str, row: dict, reference: str) -> str:
+    """One sentence: how this recipe's loss compares with the reference's at the end."""
+    found = row["difference"]
+    how = "paired by seed" if found["method"] == "paired" else "unpaired, by Welch's test"
+    side = "below" if found["mean"] < 0 else "above"
+    gap = f"{name} ends {abs(found['mean']):.4f} nats {side} {reference}"
+    if found["low"] is None:
+        return f"{gap}; one seed or equal losses tell nothing of the noise."
+    low, high = sorted((abs(found["low"]), abs(found["high"])))
+    if found["low"] < 0 < found["high"]:
+        return (f"{name} and {reference} are not told apart: {found['mean']:+.4f} nats at the end (95 % "
+                f"{found['low']:+.4f} to {found['high']:+.4f}, {how}).")
+    p = "p < 0.001" if found["p"] < 0.001 else f"p = {found['p']:.2g}"
+    return f"{gap} (95 % {low:.4f} to {high:.4f}, {how}, {p})."
