@@ -173,9 +173,9 @@ def _first(points: list, target: float | None, slack: float) -> dict | None:
 
 def clock(run: Run):
     """The times of day are in order, and leave room for the warm-up and the training that they enclose."""
-    read = []
+    read, earlier = [], superseded(run)
     for kind, key in (("log", "started"), ("run", "started"), ("end", "ended")):
-        for line, data in run.of_kind(kind)[:1]:
+        for line, data in [entry for entry in run.of_kind(kind) if entry[0] not in earlier][:1]:
             try:
                 read.append((line, datetime.strptime(str(data.get(key)), "%Y-%m-%dT%H:%M:%SZ")))
             except ValueError:
