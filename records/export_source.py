@@ -1,0 +1,197 @@
+"""Definitions out of this project's modules, verbatim, as one piece of code that imports none of them.
+
+A definition is a class, a function or an assignment at the top level of a module. `gather` follows the
+names that a definition uses, through imports: the piece holds what was asked for and what that needs.
+"""
+import ast
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .cli import Refusal
+
+SEARCHED = ("{}.py", "{}/__init__.py")  # where under the root a module may be
+
+
+@dataclass(frozen=True)
+class Import:
+    """`import module as name`, or with `of`: `from module import of as name`."""
+
+    module: str
+    of: str | None
+    name: str
+    path: str | None = None  # of the project's file, None for a module from elsewhere
+
+    @property
+    def words(self) -> str:
+        bound, given = (self.module, self.module.split(".")[0]) if self.of is None else (self.of, self.of)
+        return bound if given == self.name else f"{bound} as {self.name}"
+
+
+@dataclass
+class Module:
+    """A file of the project, read and not run."""
+
+    path: str
+    lines: list[str]
+    definitions: dict[str, ast.stmt] = field(default_factory=dict)
+    imports: dict[str, Import] = field(default_factory=dict)
+    kept: dict[int, ast.stmt] = field(default_factory=dict)  # by first line
+
+
+@dataclass
+class Gathered:
+    """What `gather` found: `code` runs once `imports`, none of them of the project, have run."""
+
+    imports: set[Import]
+    names: set[str]   # that the code binds
+    code: str
+
+
+def bindings(body: list) -> set[str]:
+    """The names that statements bind in their scope: by assignment, `for`, `with`, `def`, `import` ..."""
+    found, left = set(), list(body)
+    while left:
+        node = left.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found.add(node.name)
+            continue  # what is inside has a scope of its own
+        if isinstance(node, (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+            continue
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            found |= {bound.name for bound in read_import(node)}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            found.add(node.name)
+        left += ast.iter_child_nodes(node)
+    return found
+
+
+def read_import(node: ast.stmt, root: Path | None = None, path: str = "") -> list[Import]:
+    """What an import statement binds. With a root, imports of files under it have their `path`."""
+    found = []
+    for alias in node.names:
+        level, of = (node.level, alias.name) if isinstance(node, ast.ImportFrom) else (0, None)
+        module = (node.module or "") if of else alias.name
+        inside = ((Path(path).parent if level else Path()) / module.replace(".", "/")).as_posix()
+        files = [pattern.format(inside) for pattern in SEARCHED]
+        file = next((file for file in files if root and (root / file).is_file()), None)
+        found.append(Import("." * level + module, of, alias.asname or alias.name.split(".")[0], file))
+    return found
+
+
+def top_level_imports(body: list) -> list:
+    """The import statements of a module, those in a `try` included."""
+    inside = [*body, *(node for each in body if isinstance(each, ast.Try) for node in each.body)]
+    return [node for node in inside if isinstance(node, (ast.Import, ast.ImportFrom))]
+
+
+class _Gatherer:
+    def __init__(self, root: Path):
+        self.root = root
+        self.modules: dict[str, Module] = {}
+        self.imports: set[Import] = set()
+
+    def module(self, path: str) -> Module:
+        if path in self.modules:
+            return self.modules[path]
+        text = (self.root / path).read_text(encoding="utf-8")
+        module, body = Module(path, text.splitlines()), ast.parse(text).body
+        self.modules[path] = module
+        for statement in top_level_imports(body):
+            module.imports.update({found.name: found for found in read_import(statement, self.root, path)})
+        for node in body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)):
+                module.definitions.update(dict.fromkeys(bindings([node]), node))
+        return module
+
+    def in_order(self) -> list[Module]:
+        """The modules that were read, each behind those that it imports."""
+        found: dict[str, Module] = {}
+
+        def visit(module: Module, above: tuple) -> None:
+            for path in dict.fromkeys(bound.path for bound in module.imports.values()):
+                if path in self.modules and path not in found and path not in above:
+                    visit(self.modules[path], (*above, path))
+            found[module.path] = module
+
+        for module in self.modules.values():
+            if module.path not in found:
+                visit(module, (module.path,))
+        return list(found.values())
+
+    def keep(self, module: Module, name: str) -> None:
+        """Keep the definition of `name` as it is seen in `module`, and all that it uses."""
+        found = module.imports.get(name)
+        if found is not None and found.path is None:
+            self.imports.add(found)
+        elif found is not None:
+            if found.of != name:
+                raise Refusal(f"{module.path} imports {name} as a module or under a name not its own; use "
+                              "`from ... import ...` and the name it has, so that it can be exported")
+            self.keep(self.module(found.path), name)
+        elif name in module.definitions:
+            node = module.definitions[name]
+            if node.lineno not in module.kept:
+                module.kept[node.lineno] = node
+                self.follow(module, name, node)
+        else:
+            raise Refusal(f"{module.path} defines no {name} at its top level, so it cannot be exported")
+
+    def follow(self, module: Module, name: str, node: ast.stmt) -> None:
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.Name):
+                if inner.id in module.definitions or inner.id in module.imports:
+                    self.keep(module, inner.id)
+            elif isinstance(inner, (ast.Import, ast.ImportFrom)):
+                if any(found.path for found in read_import(inner, self.root, module.path)):
+                    raise Refusal(f"{module.path}, {name}: an import of the project inside a definition; "
+                                  "move it to the top of the file, so that it can be exported")
+
+
+def gather(root: Path, wanted: list[tuple[str, str]]) -> Gathered:
+    """The definitions of `wanted`, (path under root, name), and of all they use, in an order that runs.
+
+    Comments right above a definition stay with it. Refusal for a name that is not there, an import that
+    renames, and one name with two definitions.
+    """
+    gatherer, pieces, owners = _Gatherer(root), [], {}
+    for path, name in wanted:
+        gatherer.keep(gatherer.module(path), name)
+    for module in gatherer.in_order():
+        nodes = [module.kept[line] for line in sorted(module.kept)]
+        for node in nodes:
+            for name in bindings([node]):
+                if owners.setdefault(name, module.path) != module.path:
+                    raise Refusal(f"{owners[name]} and {module.path} both define {name}; rename one, so "
+                                  "that they can stand in one file")
+        if nodes:
+            text = "\n".join(_spaced(module.lines, nodes)).lstrip("\n")
+            pieces.append(f"# From {module.path}\n\n{text}")
+    return Gathered(gatherer.imports, set(owners), "\n\n\n".join(pieces) + "\n")
+
+
+def _spaced(lines: list[str], nodes: list) -> list[str]:
+    """The text of each definition, two blank lines around classes and functions."""
+    found, last = [], None
+    for node in nodes:
+        block = not isinstance(node, (ast.Assign, ast.AnnAssign))
+        found.append(("\n\n" if block or last else "") + _verbatim(lines, node))
+        last = block
+    return found
+
+
+def _verbatim(lines: list[str], node: ast.stmt) -> str:
+    start = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) - 1
+    while start and lines[start - 1].startswith("#"):
+        start -= 1
+    return "\n".join(lines[start:node.end_lineno])
+
+
+def import_lines(imports: set[Import]) -> list[str]:
+    """The statements of `imports`, those of one module in one line."""
+    plain = [f"import {found.words}" for found in sorted(imports, key=str) if found.of is None]
+    modules = sorted({found.module for found in imports if found.of is not None})
+    return plain + [f"from {module} import " + ", ".join(
+        sorted(found.words for found in imports if found.module == module and found.of is not None))
+        for module in modules]
