@@ -33,7 +33,6 @@ from records import checkpoint, show
 from records.cli import Parser, Refusal, command, near
 from records.environment import attention_backend, without_folders
 from records.guard import Diverged, Guard, Interrupted
-from records.log import LogWriter
 from records.opening import open_log
 from records.overrides import override, read_overrides
 from records.world import Clock, StopSignal, World, divisor, join_world
@@ -364,7 +363,7 @@ class Run:
     val: shards.TokenStream
     stop: StopSignal
     flops: float                   # per token
-    log: LogWriter | None = None   # rank 0 only, like its folder and the folder's lock
+    log: object = None             # the LogWriter; rank 0 only, like the folder's lock
     folder: Path | None = None
     lock: object = None
     micro: int = 1                 # sequences per forward pass
@@ -486,13 +485,13 @@ def flops_per_token(model: GPT, track: Track) -> float:
 
 class Training:
     """One seed on its way: what a checkpoint must hold beside the model."""
-
     def __init__(self, run: Run, seed: int):
         self.run, self.seed, self.guard = run, seed, run.guard(seed)
         initialise(run.model, seed, run.plan.recipe.init)
         self.optimizers = run.optimizers()
         self.wrappers = build_wrappers(run.model, run.plan.recipe, self.optimizers)
         start = run.start if run.start.seed == seed else checkpoint.Start()
+        self.logged = run.start.logged.get(seed, (-1, 0.0))  # the last validation in the log, and its time
         self.first, self.reached, self.clock = start.step, start.reached, Clock(run.world, start.seconds)
         if start.tensors is not None:
             checkpoint.restore(start.tensors, run.model, self.optimizers, self.wrappers)
@@ -515,7 +514,7 @@ class Training:
                            "learning rate (--recipe.lr)")
         if self.reached is None and track.target is not None and val_loss <= track.target:
             self.reached = dict(step=step, seconds=round(seconds, 3))
-        if step > run.start.logged.get(self.seed, (-1,))[0]:
+        if step > self.logged[0]:
             show.report(run, self.seed, step, seconds, train_loss, val_loss, tracker)
             sample = (run.tokens(t[:8]) for t in run.val[0])
             found = diagnose(run.model, self.optimizers, *sample, run.world.sum)
@@ -542,11 +541,10 @@ def train_seed(run: Run, seed: int, tracker=None) -> dict:
     """Train one seed from where it starts; returns its outcome."""
     track, recipe, args, now = run.plan.track, run.plan.recipe, run.plan.args, Training(run, seed)
     shown, val_loss = time.perf_counter(), math.nan
-    logged = run.start.logged.get(seed, (-1,))[0]
     for step in range(now.first, recipe.steps + 1):
         run.place, last = f"step {step} of seed {seed}", step == recipe.steps
         try:
-            if last or step > logged and (
+            if last or step > now.logged[0] and (
                     track.validates(step, recipe) or (args.val_every and step % args.val_every == 0)):
                 val_loss, shown = now.read_out(step, tracker), time.perf_counter()
             if last:
@@ -564,7 +562,7 @@ def train_seed(run: Run, seed: int, tracker=None) -> dict:
         if time.perf_counter() - shown > 10:
             shown = time.perf_counter()
             show.report(run, seed, step, now.clock.read(), train_loss)
-    seconds = now.clock.stop() if recipe.steps > logged else run.start.logged[seed][1]
+    seconds = now.clock.stop() if recipe.steps > now.logged[0] else now.logged[1]
     return dict(seed=seed, steps=recipe.steps, val_loss=round(val_loss, 5), train_time=round(seconds, 3),
                 tokens_per_second=round(recipe.steps * track.tokens_per_step / seconds), reached=now.reached,
                 epochs=round(recipe.steps / len(run.train), 4))

@@ -1,0 +1,152 @@
+"""What a run needs, estimated before anything is allocated: memory a rank, and bytes on disk.
+
+Bytes of one rank, for P parameters of which M in hidden matrices, L layers, width d, hidden width h,
+vocabulary V, context T, activations of b bytes:
+
+    weights     their own dtypes
+    gradients   4 P, and 2 more a parameter kept in 2 bytes (its gradient and that gradient's float32 sum)
+    state       AdamW: two moments in the parameter's dtype; a chain: what its stages' `init` allocates
+                for the matrices the rank owns; 8 P a wrapper (two float32 copies)
+    sequence    T (48 d (L + 1) + k b h L + 24 V): what autograd keeps of a sequence, uncompiled; k = 2 for
+                relu2 (both sides of the square), 4 for swiglu; the layer more stands for the two norms
+                outside. 16 of the 24 V are kept, the rest are the logits' gradients in flight
+    casts       b P where b is not 4: the weights in the activations' dtype
+    step        4 (2 M + 10 S): gradients and new weights stacked, and what aurora's chain holds of its
+                largest stack of S entries; with several ranks 4 more for each other parameter, the
+                flat sum of the gradients
+
+The most held at once: weights + gradients + state + max(casts + sequences sequence, step). A compiled
+model keeps less. tests/test_preflight.py measures `state`, `sequence` and `step` on the CPU.
+"""
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from optimizers import MatrixOptimizer, Recipe, build_optimizers
+from optimizers.matrix import Context, Stack
+
+LOG_BYTES, VALIDATION_BYTES = 64 * 2**20, 8192  # what records.log asks for; of a validation's events
+CHECKPOINTS = 3  # two kept, one being written
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that one rank holds, see the head of this file."""
+
+    weights: int
+    gradients: int
+    state: int
+    step: int
+    casts: int
+    sequence: int
+
+    @property
+    def fixed(self) -> int:
+        """What no micro-batch can make smaller."""
+        return self.weights + self.gradients + self.state
+
+    def needed(self, sequences: int) -> int:
+        """The most held at once with micro-batches of `sequences`."""
+        return self.fixed + max(self.casts + sequences * self.sequence, self.step)
+
+    def fitting(self, free: int) -> int:
+        """The most sequences a micro-batch that `free` bytes hold; 0 where not even one."""
+        return max(0, (free - self.fixed - self.casts) // self.sequence) if free >= self.needed(1) else 0
+
+
+def chain_state_bytes(chain, stack: Stack) -> int:
+    """Bytes of state that the stages of `chain` allocate for the matrices of `stack` that a rank owns."""
+    p, total = stack.params[0], 0
+    for stage in chain:
+        weight, copies = torch.empty((len(stack.owned), *p.shape), device="meta"), 1
+        try:
+            state = _state(stage, weight, stack)
+        except NotImplementedError:  # a stage that looks at the values of its weights
+            weight, copies = torch.ones((1, *p.shape)), len(stack.owned)
+            state = _state(stage, weight, stack)
+        total += copies * sum(value.nbytes for value in state.values())
+    return total
+
+
+def _state(stage, weight, stack: Stack) -> dict:
+    zero = torch.zeros(())
+    ctx = Context(weight, weight, zero, zero, zero, zero, zero, stack.group["balance"], stack.names)
+    stage.init(ctx)
+    return ctx.state
+
+
+def _stacks(optimizer: MatrixOptimizer, world_size: int) -> list[Stack]:
+    """The stacks of the optimizer as the first of `world_size` ranks sees them, which owns the most."""
+    found = []
+    for group in optimizer.param_groups:
+        shapes: dict = {}
+        for p in group["params"]:
+            shapes.setdefault(p.shape, []).append(p)
+        found += [Stack(group, params, [""] * len(params), 0, world_size) for params in shapes.values()]
+    return found
+
+
+def estimate(model: nn.Module, recipe: Recipe, context: int, world_size: int = 1) -> Memory:
+    """The memory of one of `world_size` ranks. `model`: a train_gpt.GPT on the meta device."""
+    params = list(model.parameters())
+    count = sum(p.numel() for p in params)
+    state, step, matrices = 8 * count * len(recipe.wrappers), 0, 0
+    for optimizer in build_optimizers(model, recipe):
+        if not isinstance(optimizer, MatrixOptimizer):
+            state += sum(2 * p.nbytes for group in optimizer.param_groups for p in group["params"])
+            continue
+        stacks = _stacks(optimizer, world_size)
+        state += sum(chain_state_bytes(optimizer.chain, stack) for stack in stacks)
+        sizes = [len(stack.owned) * stack.params[0].numel() for stack in stacks]
+        matrices = sum(len(stack.params) * stack.params[0].numel() for stack in stacks)
+        step = 4 * (2 * matrices + 10 * max(sizes, default=0))
+    if world_size > 1:
+        step += 4 * (count - matrices)
+    config, width = model.config, 4 if model.config.dtype == "float32" else 2
+    hidden = next(p.size(0) for name, p in model.named_parameters() if ".mlp." in name)
+    kept = (2 if config.mlp == "relu2" else 4) * width * hidden
+    layers = 48 * config.model_dim * (config.num_layers + 1) + kept * config.num_layers
+    return Memory(weights=sum(p.nbytes for p in params),
+                  gradients=sum((4 if p.element_size() == 4 else 6) * p.numel() for p in params),
+                  state=state, step=step, casts=width * count if width < 4 else 0,
+                  sequence=context * (layers + 24 * config.vocab_size))
+
+
+def disk_bytes(plan, model: nn.Module) -> dict[str, int]:
+    """What the run may write, by purpose. `plan`: a train_gpt.Plan."""
+    track, recipe, seeds = plan.track, plan.recipe, len(plan.args.seeds)
+    every = min(track.val_every, track.val_every_tail, plan.args.val_every or track.val_every)
+    validations = seeds * (recipe.steps // every + 2)
+    found = dict(log=max(LOG_BYTES, VALIDATION_BYTES * validations))
+    memory = estimate(model, recipe, track.context)
+    if plan.args.save:
+        found["weights"] = seeds * memory.weights
+    if vars(plan.args).get("checkpoint_every"):
+        found["checkpoints"] = CHECKPOINTS * (memory.weights + memory.state)
+    return found
+
+
+def _numbers(path: str) -> dict[str, int]:
+    """The `name number` lines of a file of the kernel; none where there is no such file."""
+    try:
+        return {name: int(number) for name, number in
+                re.findall(r"^(\w+):?\s+(\d+)", Path(path).read_text(), re.MULTILINE)}
+    except OSError:
+        return {}
+
+
+def main_memory() -> tuple[int, int]:
+    """Bytes of main memory that this process may use, and how many of them are free: the machine's, or its
+    control group's where that has a limit."""
+    total = free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    free = 1024 * _numbers("/proc/meminfo").get("MemAvailable", free // 1024)
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+    except (OSError, ValueError):  # no control groups, or "max"
+        return total, free
+    # "anon" is what cannot be given back: the shards in the page cache count as used, too.
+    return min(total, limit), min(free, limit - _numbers("/sys/fs/cgroup/memory.stat").get("anon", 0))
