@@ -24,7 +24,7 @@ from .environment import digest
 from .log import Log, read_log
 
 KEEP = 2
-NAME = re.compile(r"checkpoint_(\d+)_(\d+)\.json")
+NAME = re.compile(r"checkpoint_(\d+)_(\d+)\.(?:json|pt)")
 
 
 @dataclass

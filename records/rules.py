@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from . import evidence, rules_events, rules_header
+from . import checkpoint, evidence, rules_events, rules_header
 from .cli import Refusal
 from .header import Run, misfits
 from .log import Log, read_log
@@ -90,7 +90,7 @@ def judge_record(folder: Path) -> Verdict:
     """
     logs, failures = [], []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name == ".lock":  # the trainer's own, in the folder it wrote
+        if entry.name in (".lock", ".run_id") or checkpoint.NAME.fullmatch(entry.name):  # the trainer's own
             continue
         suffix = Path(entry.name).suffix
         if entry.is_symlink() or not entry.is_file() or suffix not in LOGS + BESIDE:

@@ -5,6 +5,7 @@ Every optimizer steps the same stack of matrices on the same gradients, in turn,
 are medians, ratios are medians over rounds. The figures of the update are those of the tall matrices (of all
 where there is none): means of row spread and alignment, extremes of the singular values.
 """
+import os
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,8 @@ from statistics import median
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler announces each start otherwise
 
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
@@ -99,7 +102,8 @@ def launches(step, cuda: bool) -> int:
     events = trace.events()
     if cuda:
         return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in events)
-    return sum(event.name.startswith("aten::") and event.cpu_parent is None for event in events)
+    return sum(event.name.startswith("aten::") and
+               not (event.cpu_parent and event.cpu_parent.name.startswith("aten::")) for event in events)
 
 
 def measure(found: dict, stack: list, repeat: int, device: str) -> list[dict]:
@@ -178,7 +182,7 @@ def main(argv: list[str]) -> int:
         raise Refusal(f"--repeat {args.repeat}: give at least 1", code=2)
     stack = parse_stack(args.stack or (GPT2_SMALL if device == "cuda" else ONE_LAYER))
     found = {name: make for name, make in contenders(args.precision).items()
-             if not args.only or any(word in name for word in args.only)}
+             if not args.only or any(word.lower() in name.lower() for word in args.only)}
     if not found:
         raise Refusal(f"--only {' '.join(args.only)}: no such optimizer; known: "
                       f"{', '.join(contenders(None))}", code=2)

@@ -14,6 +14,7 @@ import torch
 
 from records import checkpoint
 from records.log import read_log
+from records.rules import judge_record
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--track", "laptop", "--device", "cpu", "--allow-custom", "--track.val_tokens", "4096",
@@ -270,7 +271,6 @@ def test_a_full_disk_keeps_the_checkpoints_before(tmp_path):
 
 
 def test_a_resumed_log_stands_and_makes_no_claim_about_time(laptop, tmp_path, undisturbed):
-    from records.rules import judge_log
     folder = tmp_path / "log"
     process = start(laptop, folder)
     wait_for(process, folder, r"@ checkpoint .*\"step\": 20")
@@ -278,7 +278,7 @@ def test_a_resumed_log_stands_and_makes_no_claim_about_time(laptop, tmp_path, un
     finish(process, code=130)
     resume(laptop, folder)
     (path,) = folder.glob("*.txt")
-    verdict = judge_log(path)
+    verdict = judge_record(folder)  # checkpoints and the lock beside the log are the trainer's own
     assert verdict.failures == [] and verdict.claim["no_time"] == "resumed runs"
 
 

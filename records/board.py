@@ -1,0 +1,245 @@
+"""The board: the records under a folder that stand, ranked track by track, from their logs alone."""
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from train_gpt import TRACKS
+
+from . import evidence, rules
+from . import reference as track3
+from .cli import Refusal
+from .log import read_log
+from .text import plain_json, printable, read_text
+
+BESIDE = "record.json"  # what a record's folder may say that its logs cannot: {"author": "..."}
+MANY = 50  # records from which several processes are worth their start
+
+
+@dataclass
+class Entry:
+    """A record that stands."""
+
+    path: str             # of its folder, under that of the records: TRACK/YYYY-MM-DD_RECIPE
+    claim: dict           # as rules.claim
+    series: dict          # seed -> validations on the track's grid
+    date: str             # of its last run's start, UTC
+    author: str | None
+    machine: dict | None  # as rules.machine, None where no time is claimed
+    runs: set             # what identifies its runs: the same twice is a copy
+
+    @property
+    def reached(self) -> bool:
+        return self.claim["step"] is not None
+
+
+@dataclass
+class Board:
+    """The records of a folder by what becomes of them."""
+
+    entries: list[Entry]      # on the board
+    failures: dict[str, str]  # folder -> why it does not stand
+    left_out: dict[str, str]  # folder -> why a record that stands is on no board
+
+
+########################################
+#              The records             #
+########################################
+
+
+def record_folders(root: Path) -> list[Path]:
+    """The folders in which a record is, or is meant: those below a track's that hold a log, and those with
+    the name of a record. Logs in other folders, as those of studies, are not the board's."""
+    found = []
+    for top, _, names in os.walk(root):
+        parts = Path(top).relative_to(root).parts
+        holds = any(Path(name).suffix in rules.LOGS for name in names)
+        named = 0 < len(parts) <= 2 and rules.FOLDER_NAME.fullmatch(parts[-1])
+        if named or (holds and (not parts or parts[0] in TRACKS)):
+            found.append(Path(top))
+    return sorted(found)
+
+
+def read_board(root: Path) -> Board:
+    """Verify every record at and below `root`."""
+    folders = record_folders(root)
+    paths = [folder.relative_to(root).as_posix() for folder in folders]
+    if len(folders) < MANY:
+        found = list(map(_try, folders, paths))
+    else:
+        with ProcessPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            found = list(pool.map(_try, folders, paths, chunksize=8))
+    board, owners = Board([], {}, {}), {}
+    for path, entry in zip(paths, found):
+        if isinstance(entry, str):
+            board.failures[path] = entry
+        elif copied := sorted(owners[run] for run in entry.runs if run in owners):
+            board.failures[path] = f"a run in it is one of {copied[0]}: a run counts once"
+        elif not entry.claim["board"]:
+            custom = entry.claim["track"] == "custom"
+            board.left_out[path] = "a custom track" if custom else "a recipe overridden on the command line"
+        else:
+            board.entries.append(entry)
+        if path not in board.failures:
+            owners |= dict.fromkeys(entry.runs, path)
+    return board
+
+
+def _try(folder: Path, path: str) -> Entry | str:
+    """The entry of a record folder, or why it does not stand."""
+    try:
+        return _enter(folder, path)
+    except Refusal as refusal:
+        return str(refusal)
+
+
+def _enter(folder: Path, path: str) -> Entry:
+    """The entry of a record folder. Refusal where it does not stand."""
+    parts = path.split("/")
+    if len(parts) != 2 or not rules.FOLDER_NAME.fullmatch(parts[1]) or not path.isprintable():
+        raise Refusal("a record's folder is records/TRACK/YYYY-MM-DD_RECIPE")
+    verdict = rules.judge_record(folder)
+    if not verdict.stands:
+        first, *rest = verdict.failures
+        more = f", and {len(rest)} more" if rest else ""
+        raise Refusal(f"{Path(first.path).name}:{first.line}: {first.rule}: {first.what}{more}")
+    if (claim := verdict.claim) is None:
+        raise Refusal("it holds no log")
+    if claim["board"] and claim["track"] != parts[0]:
+        raise Refusal(f"its logs are of the track {printable(claim['track'], 40)}")
+    logs = [read_log(file) for file in sorted(folder.iterdir()) if file.suffix in rules.LOGS]
+    series = {seed: points for log in logs for seed, points in rules.track_series(log).items()}
+    runs = {(claim["recipe"], seed, *((p.step, p.val_loss, p.train_time) for p in points))
+            for log in logs for seed, points in log.series.items()}
+    date = max(log.header["started"] for log in logs)[:10]
+    machine = None if claim["no_time"] else rules.machine(logs[0])
+    return Entry(path, claim, series, date, _author(folder / BESIDE), machine, runs)
+
+
+def _author(path: Path) -> str | None:
+    """What a record says of its author. Refusal where that cannot be read."""
+    if not path.exists():
+        return None
+    try:
+        author = plain_json(read_text(path)).get("author")
+    except ValueError as error:
+        raise Refusal(f"{BESIDE} is no plain JSON object ({printable(error)})") from None
+    if author is not None and not (isinstance(author, str) and 0 < len(author) <= 60):
+        raise Refusal(f"the author in {BESIDE} is no name of 1 to 60 characters")
+    return author
+
+
+########################################
+#              The ranking             #
+########################################
+
+
+@dataclass
+class Standing:
+    """A record in its track's table."""
+
+    entry: Entry
+    place: int | None      # None for one that does not reach the track's target
+    against: dict | None   # `against` the row above; None for the first of those that reach it, or do not
+
+
+def standings(entries: list[Entry]) -> dict[str, list[Standing]]:
+    """track -> its records: by official step, then by mean crossing step; behind these, or where the track
+    has no target, by mean final loss."""
+    found = {}
+    for track in TRACKS:
+        rows = []
+        for entry in sorted((e for e in entries if e.claim["track"] == track), key=_rank):
+            placed = entry.reached or entry.claim["target"] is None
+            above = rows[-1].entry if rows and rows[-1].entry.reached == entry.reached else None
+            rows.append(Standing(entry, len(rows) + 1 if placed else None, above and against(entry, above)))
+        found[track] = rows
+    return found
+
+
+def _rank(entry: Entry) -> tuple:
+    claim, last = entry.claim, float("inf")
+    crossing = claim["crossing"]["mean"] if entry.reached else None
+    return (claim["step"] if entry.reached else last, last if crossing is None else crossing,
+            claim["final"]["mean"], entry.path)
+
+
+def steps_to_target(entry: Entry) -> dict | None:
+    """seed -> the step at which its loss comes down to the target, for a record that reached it.
+
+    Where the track has an exchange rate (the pairwise rule of modded-nanogpt's track 3) it is the official
+    step + (loss there - target) / rate, so that two records differ by that rule's bracket / rate. Elsewhere
+    it is the crossing step; None where a seed never crosses.
+    """
+    claim = entry.claim
+    if claim["sigma"] is not None:
+        return {seed: claim["step"] + (loss - claim["target"]) / evidence.NATS_PER_STEP
+                for seed, loss in evidence.losses_at(entry.series, claim["step"]).items()}
+    steps = {seed: evidence.crossing(points, claim["target"]) for seed, points in entry.series.items()}
+    return None if None in steps.values() else steps
+
+
+def against(entry: Entry, above: Entry) -> dict:
+    """`entry` - `above` as evidence.compare has it, in steps to the target where both reached it, else in
+    final loss; `unit` says which. `method` and `p` are None where the steps cannot be compared."""
+    if entry.reached and above.reached:
+        steps = steps_to_target(entry), steps_to_target(above)
+        return dict(dict(method=None, p=None) if None in steps else evidence.compare(*steps), unit="steps")
+    final = ({seed: points[-1].val_loss for seed, points in e.series.items()} for e in (entry, above))
+    return dict(evidence.compare(*final), unit="nats")
+
+
+########################################
+#           Others' results            #
+########################################
+
+
+@dataclass
+class Other:
+    """A row of modded-nanogpt's track 3 with its mean crossing step."""
+
+    row: dict                  # of records/reference/track3.json
+    crossing: dict | None      # as evidence.mean_crossing; None where its logs do not show the crossing
+    official_place: int        # by official step; equal steps share a place
+    place: int | None = None   # by mean crossing step
+
+
+def others(reference: dict) -> list[Other]:
+    """The rows of records/reference/track3.json by mean crossing step, behind them those without.
+
+    A run whose first validation is below the target already does not show where it crossed.
+    """
+    target, rows, last, found = reference["target"], reference["rows"], float("inf"), []
+    for row in rows:
+        series = track3.series(row)
+        seen = series and all(points[0].val_loss > target for points in series.values())
+        crossing = evidence.mean_crossing(series, target) if seen else None
+        crossing = crossing if crossing and crossing["mean"] is not None else None
+        found.append(Other(row, crossing, 1 + sum(other["step"] < row["step"] for other in rows)))
+    found.sort(key=lambda o: (o.crossing["mean"] if o.crossing else last, o.row["step"], o.row["row"]))
+    for place, other in enumerate(found, 1):
+        other.place = place if other.crossing else None
+    return found
+
+
+def reversals(found: list[Other]) -> dict:
+    """How far the two orders of rows agree, over the pairs of rows with a crossing step each.
+
+    pairs: with different official steps; reversed: of these, those that cross in the other order; overlap:
+    those that cross in the same order with 95 % intervals that overlap, or without intervals; tied: pairs
+    with the same official step.
+    """
+    counts = dict(pairs=0, reversed=0, overlap=0, tied=0)
+    shown = [other for other in found if other.crossing]
+    for i, early in enumerate(shown):  # in order of crossing
+        for late in shown[i + 1:]:
+            if early.row["step"] == late.row["step"]:
+                counts["tied"] += 1
+                continue
+            counts["pairs"] += 1
+            high, low = early.crossing["high"], late.crossing["low"]
+            if early.row["step"] > late.row["step"]:
+                counts["reversed"] += 1
+            elif high is None or low is None or high >= low:
+                counts["overlap"] += 1
+    return counts

@@ -1,0 +1,245 @@
+"""The page of the board, records/README.md: Markdown in which every name stays text."""
+import json
+import re
+from urllib.parse import quote
+
+from train_gpt import TRACKS
+
+from .board import Entry, Standing, others, reversals
+from .reference import SOURCE
+from .text import printable
+
+INTRODUCTION = """# Records
+
+Written by `python scripts/leaderboard.py` from the logs in these folders; nobody types a number into it.
+Every record here passes `python scripts/verify.py`. Runs of a `custom` track, and of recipes overridden on
+the command line, stand on no board."""
+
+SUBMITTING = """## Submitting
+
+1. Put the recipe into `optimizers/recipes.py` and commit it. Tune on other seeds than the record's.
+2. Declare the seeds and run, all in one log (`torchrun --standalone --nproc_per_node=8` for 8 GPUs):
+   `python train_gpt.py --track TRACK --recipe RECIPE --seeds 0 1 2 3 4 --log-dir records/TRACK/DATE_RECIPE`
+3. Every declared seed counts, whatever it shows; an interrupted run is run again, not cut.
+4. Pack the log: `xz records/TRACK/DATE_RECIPE/*.txt`. The date is like 2026-01-31.
+5. Optional, beside the log: `record.json` with `{"author": "your name"}`, a README.md, pictures (.png).
+6. `python scripts/verify.py records/TRACK/DATE_RECIPE` until it stands.
+7. `python scripts/leaderboard.py` writes this page.
+8. `git add records/README.md records/TRACK/DATE_RECIPE`, commit, open a pull request.
+9. Continuous integration verifies every record and compares this page with the logs.
+10. To show more than a log can, replay it on another machine: `python scripts/replay.py LOG`."""
+
+READING = """## How to read it
+
+- **Official step**: the first step of the track's grid at which the mean of all declared seeds is shown to
+  be below the target, at one-sided p = .001: on `fineweb-124m` by (3.28 - mean) sqrt(n) >= 0.004
+  (modded-nanogpt's rule, sigma = 0.0013), elsewhere by a t-test. Mean loss and p are those at this step.
+  More seeds buy a smaller one.
+- **Mean crossing step**: where each seed's loss crosses the target, interpolated between validations, and
+  the mean over the seeds with its 95 % interval. A seed that never crosses counts as later than its last
+  step.
+- **Against the row above**: the difference in steps to the target (on `fineweb-124m` from the loss at the
+  official step, 0.0045 nats being worth 100 steps; elsewhere of the crossing steps), or in final loss where
+  there is no target or it is not reached; ± its 95 % interval; paired by seed where at least two seeds are
+  in both, r being their correlation. Not told apart: two-sided p >= .05.
+- **Seconds** are of the training clock, to the official step, and compare within one machine only; even
+  there they hold what else it did. For a ratio that stands: `python scripts/compare.py`."""
+
+# What GitHub would not take as text: marks, an entity, an emoji's or a link's colon, a bare www.
+SPECIAL = re.compile(r"[\\`*_\[\]<>|~$]|&(?=[#\w])|:(?=\S)|(?<=www)\.")
+
+
+def escape(text, limit: int = 60) -> str:
+    """A stranger's `text` as Markdown that shows it as it is, in one line and in one cell of a table."""
+    return SPECIAL.sub(r"\\\g<0>", printable(text, limit))
+
+
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    """A table of Markdown; a column whose name ends with a space is aligned to the right."""
+    rule = ["---:" if name.endswith(" ") else "---" for name in columns]
+    lines = [[name.strip() for name in columns], rule, *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def page(tracks: dict[str, list[Standing]], beside: str) -> str:
+    """The text of records/README.md, from board.standings. beside: the part of others' results, or ""."""
+    parts, empty = [INTRODUCTION], []
+    for name, rows in tracks.items():
+        parts += _track(name, rows) if rows else []
+        empty += [] if rows else [f"`{name}`"]
+    if empty:
+        parts.append(f"No record yet on {' and '.join(empty)}.")
+    return "\n\n".join([*parts, READING, SUBMITTING, *([beside] if beside else [])]) + "\n"
+
+
+########################################
+#                Tracks                #
+########################################
+
+
+def _track(name: str, rows: list[Standing]) -> list[str]:
+    """The part of one track."""
+    target = TRACKS[name].target
+    if target is None:
+        return [f"## `{name}`: lowest loss", _by_loss(rows, places=True), *_seconds(rows)]
+    reached, above = ([row for row in rows if row.entry.reached == yes] for yes in (True, False))
+    parts = [f"## `{name}`: first to {target:g}", *([_by_step(reached)] if reached else [])]
+    if above:
+        said = f"**Target not reached.** The mean of these seeds ends above {target:g}. In order of it:"
+        parts += [said, _by_loss(above, places=False)]
+    return parts + _seconds(reached)
+
+
+def _by_step(rows: list[Standing]) -> str:
+    columns = ["place ", "recipe", "official step ", "mean crossing step", "mean loss ", "n ", "p ",
+               "against the row above", "date, log", "author"]
+    cells = []
+    for row in rows:
+        entry, claim = row.entry, row.entry.claim
+        cells.append([str(row.place), escape(claim["recipe"]), str(claim["step"]),
+                      crossing(claim["crossing"]), f"{claim['mean']:.4f}",
+                      seeds(claim["n"], claim["crossing"]), p_value(claim["p"]), versus(row.against),
+                      link(entry), escape(entry.author or "-")])
+    return table(columns, cells)
+
+
+def _by_loss(rows: list[Standing], places: bool) -> str:
+    columns = ["place ", "recipe", "final loss (95 %)", "steps ", "n ", "against the row above",
+               "date, log", "author"]
+    cells = []
+    for row in rows:
+        entry, claim = row.entry, row.entry.claim
+        cells.append([str(row.place), escape(claim["recipe"]), interval(claim["final"], 4),
+                      str(last_step(entry)), seeds(claim["n"], claim["crossing"]), versus(row.against),
+                      link(entry), escape(entry.author or "-")])
+    return table(columns, cells) if places else table(columns[1:], [line[1:] for line in cells])
+
+
+def _seconds(rows: list[Standing]) -> list[str]:
+    """A table for each machine of the records with a time claim."""
+    machines = {}
+    for row in rows:
+        if row.entry.machine is not None:
+            key = json.dumps(row.entry.machine, sort_keys=True)
+            machines.setdefault(key, []).append(row.entry)
+    parts = []
+    for _, entries in sorted(machines.items()):
+        cells = []
+        for entry in sorted(entries, key=lambda entry: (entry.claim["seconds"], entry.path)):
+            claim, step = entry.claim, entry.claim["step"] or last_step(entry)
+            cells.append([escape(claim["recipe"]), f"{claim['seconds']:.1f}", str(step),
+                          f"{1000 * claim['seconds'] / step:.1f}", str(claim["n"]), link(entry)])
+        parts += [f"Seconds on one machine, {machine_words(entries[0].machine)}:",
+                  table(["recipe", "seconds ", "to step ", "ms per step ", "n ", "date, log"], cells)]
+    return parts
+
+
+def machine_words(machine: dict) -> str:
+    """A machine of rules.machine in words."""
+    gpus, ranks = machine["gpus"], machine["world_size"]
+    processes = f"{ranks} process{'es' * (ranks > 1)}"
+    if machine["device"] == "cuda":
+        kinds = [f"{gpus.count(gpu)}x {escape(gpu)}" for gpu in sorted(set(gpus))]
+        return f"{' and '.join(kinds) or escape(machine['name'])}, {processes}"
+    threads = machine["threads"]
+    return f"{escape(machine['name'])}, {machine['cores']} cores, {processes} of {threads} " \
+           f"thread{'s' * (threads > 1)}"
+
+
+########################################
+#                Cells                 #
+########################################
+
+
+def last_step(entry: Entry) -> int:
+    return next(iter(entry.series.values()))[-1].step
+
+
+def link(entry: Entry) -> str:
+    return f"[{entry.date}]({quote(entry.path)})"
+
+
+def interval(found: dict, digits: int) -> str:
+    """"mean (low–high)"."""
+    ends = "" if found["low"] is None else f" ({found['low']:.{digits}f}–{found['high']:.{digits}f})"
+    return f"{found['mean']:.{digits}f}{ends}"
+
+
+def crossing(found: dict) -> str:
+    return "-" if found["mean"] is None else interval(found, 0)
+
+
+def seeds(n: int, found: dict | None) -> str:
+    """n, and how many cross the target where not all do."""
+    few = found is not None and found["crossed"] < found["n"]
+    return f"{n:d} ({found['crossed']} cross)" if few else f"{n:d}"
+
+
+def p_value(p: float) -> str:
+    return f"{p:.4f}" if p >= 0.0001 else "<0.0001"
+
+
+def versus(found: dict | None) -> str:
+    """What the seeds say of a record and the row above it, from board.against."""
+    if found is None:
+        return "-"
+    if found["p"] is None:
+        return "no test: a seed never crosses" if found["method"] is None else "no test: no spread"
+    digits, later, earlier = (1, "later", "earlier") if found["unit"] == "steps" else (4, "higher", "lower")
+    if found["method"] == "paired":
+        seen = f"{found['n']} pairs"
+        seen += "" if found["correlation"] is None else f", r {found['correlation']:.2f}"
+        seen += f", {found['left_out']} unpaired" if found["left_out"] else ""
+    else:
+        seen = "{} and {} unpaired".format(*found["n"])
+    half = (found["high"] - found["low"]) / 2  # of a t-interval: as far on either side
+    word = later if found["mean"] > 0 else earlier
+    said = f"{abs(found['mean']):.{digits}f}±{half:.{digits}f} {found['unit']} {word}"
+    return f"{said}<br>{'' if found['p'] < 0.05 else 'not told apart, '}{seen}"
+
+
+########################################
+#           Others' results            #
+########################################
+
+
+OTHERS = """## Others' results: modded-nanogpt's track 3
+
+Not records of this repository, and not verified by its rules: figures that `scripts/ingest.py` computed
+from the public logs of [modded-nanogpt]({source}), commit
+{commit} of {date}, whose conditions are those of `fineweb-124m`. The official step is the one that
+its README claims, with the row's place by it in brackets. The rows are in order of their mean crossing
+step, with its 95 % interval in brackets.
+
+Of {pairs} pairs of rows with different official steps, {reversed} cross in the other order, and of
+{overlap} more the 95 % intervals overlap, so that these figures do not show which is ahead; {tied} pairs
+have the same official step. A row that averages weights at its last step only crosses just before it by
+construction. † (3.28 - mean) sqrt(n) does not reach 0.004 in its logs. The rows ran on different
+machines, so their seconds would say nothing about the optimizers."""
+
+
+def others_section(reference: dict) -> str:
+    """The part of others' results, from records/reference/track3.json."""
+    columns = ["place ", "row ", "recipe", "mean crossing step", "official step", "n", "hardware"]
+    found, cells = others(reference), []
+    for other in found:
+        row, n = other.row, seeds(other.row["n"], other.crossing)
+        n += f" of {row['claimed_n']:d} claimed" if row["n"] != row["claimed_n"] else ""
+        cells.append([str(other.place or "-"), f"{row['row']:d}", escape(row["name"]),
+                      crossing(other.crossing) if other.crossing else "not in its logs",
+                      f"{row['step']:d}{'' if row['passes'] else '†'} ({other.official_place})", n,
+                      " and ".join(map(hardware, row["hardware"]))])
+    text = OTHERS.format(source=SOURCE, commit=escape(str(reference["commit"])[:10]),
+                         date=escape(reference["date"]), **reversals(found))
+    notes = [f"- row {row['row']}: {escape('; '.join(row['deviations']), 400)}"
+             for row in sorted(reference["rows"], key=lambda row: row["row"]) if row["deviations"]]
+    notes = ["Where the logs are not what the row claims:", "\n".join(notes)] if notes else []
+    return "\n\n".join([text, table(columns, cells), *notes])
+
+
+def hardware(where: dict) -> str:
+    """"8x H100", without maker and memory; "not said" where the logs do not name it."""
+    if where["gpu"] is None:
+        return "not said"
+    name = re.sub(r"^NVIDIA |[ -]\d+GB( HBM\d\w*)?", "", str(where["gpu"]))
+    return f"{where['world_size']:d}x {escape(name)}"

@@ -1,0 +1,70 @@
+#!/usr/bin/env python3
+"""Time scripts/leaderboard.py on many made-up records, start of Python included."""
+import datetime
+import lzma
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from records.cli import Parser, Refusal, command, print_json  # noqa: E402
+from tests.made_logs import make_log, parts, rechain  # noqa: E402
+
+EXAMPLE = """example:
+  python scripts/bench_leaderboard.py --records 500
+"""
+RECIPES = ("aurora", "muon")
+
+
+def make_records(root: Path, count: int) -> None:
+    """Records of five seeds on `laptop`, each a day after the other, no two with the same losses."""
+    logs = {}
+    for recipe in RECIPES:
+        path = make_log(root / f"{recipe}.txt", f"--recipe {recipe} --seeds 0 1 2 3 4")
+        logs[recipe] = path.read_text()
+        path.unlink()
+    for i in range(count):
+        recipe = RECIPES[i % len(RECIPES)]
+        pieces = parts(logs[recipe])
+        for piece in pieces:
+            if piece[0].startswith("step:25/"):  # far from the target
+                before, _, behind = piece[0].partition(" train_time")
+                piece[0] = f"{before[:-5]}{i:05d} train_time{behind}"
+        day = datetime.date(2026, 1, 1) + datetime.timedelta(days=i)
+        folder = root / "laptop" / f"{day}_{recipe}"
+        folder.mkdir(parents=True)
+        (folder / "log.txt.xz").write_bytes(lzma.compress(rechain(pieces).encode(), preset=1))
+
+
+@command
+def main(argv: list[str]) -> int:
+    """Print the seconds; the exit code."""
+    parser = Parser(prog="bench_leaderboard.py", description=__doc__, epilog=EXAMPLE)
+    parser.add_argument("--records", type=int, default=500, help="how many (default: 500)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args(argv)
+    if not 0 < args.records <= 10_000:
+        raise Refusal("give --records from 1 to 10000", code=2)
+    with tempfile.TemporaryDirectory() as folder:
+        make_records(Path(folder), args.records)
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, ROOT / "scripts/leaderboard.py", "--records", folder],
+                              stdout=subprocess.DEVNULL)
+        seconds = time.perf_counter() - started
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise Refusal("a made-up record does not stand; the figure would mean nothing")
+    found = dict(records=args.records, seconds=round(seconds, 2),
+                 cpu_seconds=round(used.ru_utime + used.ru_stime, 2))
+    print_json(found) if args.json else print(f"a board of {args.records} records: {seconds:.1f} s "
+                                              f"({found['cpu_seconds']:.1f} s of processor time)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

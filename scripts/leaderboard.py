@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Write the board, records/README.md, from the record folders records/TRACK/YYYY-MM-DD_RECIPE.
+
+Every folder is verified first. One that does not stand is listed nowhere, named on stderr, and makes the
+exit code 1. A record that ends above its track's target is listed below those that reach it. Runs of a
+custom track, and of recipes overridden on the command line, are on no board.
+"""
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from records.board import Standing, read_board, standings  # noqa: E402
+from records.board_page import others_section, page  # noqa: E402
+from records.cli import Parser, Refusal, command, print_json  # noqa: E402
+from records.text import printable  # noqa: E402
+
+EXAMPLE = """examples:
+  python scripts/leaderboard.py
+  python scripts/leaderboard.py --check
+"""
+
+
+def beside(path: Path) -> str:
+    """The part of others' results; "" where there is no such file. Refusal for a broken one."""
+    if not path.exists():
+        return ""
+    try:
+        return others_section(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        raise Refusal(f"{printable(path)} is not what scripts/ingest.py writes; run it again") from None
+
+
+def as_json(row: Standing) -> dict:
+    entry = row.entry
+    return dict(entry.claim, path=entry.path, place=row.place, reached=entry.reached, against=row.against,
+                date=entry.date, author=entry.author, machine=entry.machine)
+
+
+@command
+def main(argv: list[str]) -> int:
+    """Write or check the page; the exit code."""
+    parser = Parser(prog="leaderboard.py", description=__doc__, epilog=EXAMPLE)
+    parser.add_argument("--check", action="store_true",
+                        help="write nothing; exit 1 if the page would change")
+    parser.add_argument("--records", type=Path, default=ROOT / "records", metavar="DIR",
+                        help="the folder of the records (default: this checkout's)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args(argv)
+    if not args.records.is_dir():
+        raise Refusal(f"{printable(args.records)} is no folder; name the one that holds TRACK/DATE_RECIPE",
+                      code=2)
+    board, path = read_board(args.records), args.records / "README.md"
+    tracks = standings(board.entries)
+    text = page(tracks, beside(args.records / "reference/track3.json"))
+    changed = not path.is_file() or path.read_bytes() != text.encode()
+    if changed and not args.check:
+        path.write_bytes(text.encode())
+    for folder, why in board.failures.items():
+        where = printable(args.records / folder, 400)
+        print(f"leaderboard.py: {where} does not stand and is not listed: {printable(why, 400)} "
+              f"(`python scripts/verify.py {where}`)", file=sys.stderr)
+    if changed and args.check:
+        print(f"leaderboard.py: {printable(path)} is not what the logs give; run "
+              "`python scripts/leaderboard.py` and commit it", file=sys.stderr)
+    if args.json:
+        print_json(dict(path=str(path), changed=changed, failures=board.failures, left_out=board.left_out,
+                        records=[as_json(row) for rows in tracks.values() for row in rows]))
+    else:
+        for folder, why in board.left_out.items():
+            print(f"{printable(args.records / folder, 400)}: on no board: {why}")
+        done = "would change" if changed and args.check else "written" if changed else "is up to date"
+        print(f"{printable(path)} {done}: {len(board.entries)} record{'s' * (len(board.entries) != 1)}")
+    return 1 if board.failures or (changed and args.check) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
