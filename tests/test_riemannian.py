@@ -28,8 +28,8 @@ def optimum(name, shape, seed=0, tolerance=1e-4):
 
 
 def best(name, shape, seed):
-    """The optimal Tr(G'U) to about 1e-4 of it: a relative gradient of 1e-3 saves most of the time."""
-    return optimum(name, shape, seed, 1e-3)[1][-1].objective
+    """The optimal Tr(G'U) to about 1e-4 of it: a relative gradient of 2e-3 saves most of the time."""
+    return optimum(name, shape, seed, 2e-3)[1][-1].objective
 
 
 def objective(G, U):
@@ -203,18 +203,18 @@ def test_zero_rows_and_zero_matrices_stay_zero():
     reference_optimum(torch.zeros(8, 2))  # any feasible point will do
 
 
-@pytest.mark.parametrize("iterations", [3, 10, 40])
+@pytest.mark.parametrize("iterations", [3, 10, 20])
 def test_hostile_matrices_stay_bounded(iterations):
     for shape in ((128, 32), (128, 100)):
         for name, G in hostile(*shape).items():
-            for dtype in (torch.float32, torch.bfloat16):
+            for dtype in (torch.float32, torch.bfloat16, torch.float16):
                 U = constrained_polar(G, iterations=iterations, dtype=dtype)
                 assert U.isfinite().all() and torch.linalg.svdvals(U).max() < 1.2, (name, dtype)
 
 
 def test_compiles_into_one_graph():
     def solve(G):
-        return constrained_polar(G, iterations=2)
+        return constrained_polar(G, iterations=1)
 
     G = matrix((2, *TALL))
     compiled = torch.compile(solve, fullgraph=True, backend="eager", dynamic=False)

@@ -1,0 +1,286 @@
+#!/usr/bin/env python3
+"""Which of two runs of train_gpt.py is faster on this machine, and which ends at the lower loss?
+
+A and B are trained in turn, A B B A A B B A ..., so that a machine that warms up or slows down does so for
+both. Pair k trains seed k, unless both sides name the same --seeds. Times are of the training clock, which
+excludes warm-up and validation; an even number of pairs cancels a steady drift.
+"""
+import math
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+try:
+    import numpy as np
+    from scipy import stats
+except ImportError as missing:
+    sys.exit(f"compare.py: {missing}; run scripts/setup.sh and then .venv/bin/python scripts/compare.py")
+
+import train_gpt  # noqa: E402
+from records import evidence, launch  # noqa: E402
+from records.cli import Parser, Refusal, command, print_json  # noqa: E402
+from records.log import Log, read_log  # noqa: E402
+from records.rules import machine  # noqa: E402
+from records.text import printable  # noqa: E402
+
+EXAMPLE = """examples:
+  python scripts/compare.py --a "--recipe aurora" --b "--recipe muon" --pairs 4
+  python scripts/compare.py --a "" --b "--recipe.lr 0.02" --pairs 6 --nproc 8 --out logs/lr
+"""
+OURS = ("--help", "--list", "--dry-run", "--json", "--log-dir", "--resume")  # what a side may not ask for
+RESAMPLES = 9999
+
+########################################
+#              The runs                #
+########################################
+
+
+@dataclass
+class Side:
+    """A or B: its words for train_gpt.py, and what they mean."""
+
+    name: str
+    words: list[str]
+    plan: train_gpt.Plan
+
+    @property
+    def names_seeds(self) -> bool:
+        return any(word.split("=")[0] == "--seeds" for word in self.words)
+
+
+@dataclass
+class Trained:
+    """One run as its log has it."""
+
+    side: str
+    pair: int
+    log: Log
+    step_avg: float            # ms a step of the training clock, the mean over its seeds
+    losses: dict[int, float]   # seed -> final loss, nats
+    to_target: float | None    # seconds to the target, the mean over its seeds; None where one misses it
+
+    @classmethod
+    def of(cls, side: str, pair: int, log: Log, target: float | None) -> "Trained":
+        ends = {seed: points[-1] for seed, points in log.series.items()}
+        times = [seconds_to(points, target) for points in log.series.values()]
+        return cls(side, pair, log, mean(point.step_avg for point in ends.values()),
+                   {seed: point.val_loss for seed, point in ends.items()},
+                   None if None in times else mean(times))
+
+    def facts(self) -> dict:
+        """For the JSON: `calibration` is the machine's score at a fixed piece of work before the run."""
+        warmup = next((data for _, kind, data in self.log.events if kind == "warmup"), {})
+        return dict(side=self.side, pair=self.pair, step_avg=self.step_avg, val_loss=self.losses,
+                    to_target=self.to_target, calibration=warmup.get("calibration"), log=str(self.log.path))
+
+
+def seconds_to(points: list, target: float | None) -> float | None:
+    """Seconds of the training clock to `target`, between validations by linear interpolation."""
+    step = evidence.crossing(points, target)
+    if step is None:
+        return None
+    return float(np.interp(step, [p.step for p in points], [p.train_time for p in points]))
+
+
+def read_side(name: str, text: str) -> Side:
+    """The side that `text` asks for; Refusal (exit 2) for what train_gpt.py refuses, or what is ours."""
+    try:
+        words = shlex.split(text)
+        for word in words:
+            if word.split("=")[0] in OURS or word.startswith("-h"):
+                raise Refusal(f"{word} is not a side's; compare.py has --out, --json and --help of its own")
+        return Side(name, words, train_gpt.parse(words))
+    except (ValueError, Refusal) as error:
+        raise Refusal(f"--{name.lower()}: {error}", code=2) from None
+
+
+def check_sides(a: Side, b: Side) -> None:
+    """Refusal (exit 2) where the two cannot be compared."""
+    if a.plan.track != b.plan.track or a.plan.device != b.plan.device:
+        places = [f"{side.plan.track.label} on {side.plan.device}" for side in (a, b)]
+        alike = " (with other fields)" if places[0] == places[1] else ""
+        raise Refusal(f"A trains {places[0]}, B {places[1]}{alike}; give both one --track, the same "
+                      "--track.FIELD and one --device", code=2)
+    if (a.names_seeds, a.plan.args.seeds) != (b.names_seeds, b.plan.args.seeds):
+        raise Refusal("A and B name different seeds; give both the same --seeds, or none", code=2)
+
+
+def order(a: Side, b: Side, pairs: int) -> list[tuple[int, Side]]:
+    """A B B A A B B A ...: (pair, side) of each run."""
+    return [(k, side) for k in range(pairs) for side in ((a, b) if k % 2 == 0 else (b, a))]
+
+
+def train(args, runs: list[tuple[int, Side]]) -> list[Trained]:
+    """Train them one after the other; Refusal at the first that fails, or that trained other code."""
+    done: list[Trained] = []
+    for number, (pair, side) in enumerate(runs, 1):
+        seeds = [] if side.names_seeds else ["--seeds", str(pair)]
+        folder = args.out / f"{number:02d}_{side.name.lower()}"
+        folder.mkdir(parents=True)
+        words = launch.command_words(ROOT / "train_gpt.py", [*side.words, *seeds, "--log-dir", folder],
+                                     args.nproc)
+        with open(folder / "output.log", "w", encoding="utf-8") as file:
+            code, why = launch.run(words, Path.cwd(), file.write)
+        what = f"run {number} of {len(runs)} ({side.name}, pair {pair})"
+        log = read_run(folder, code, f"{what} failed: {why}")
+        if done and log.header["sha256"]["code"] != done[0].log.header["sha256"]["code"]:
+            raise Refusal(f"{what} trained other code than run 1: a file was edited meanwhile; its log is "
+                          f"{log.path}; compare again")
+        done.append(Trained.of(side.name, pair, log, side.plan.track.target))
+        losses = ", ".join(f"seed {seed} {loss:.4f}" for seed, loss in done[-1].losses.items())
+        print(f"{what}: {done[-1].step_avg:.2f} ms a step, val_loss {losses}", file=sys.stderr, flush=True)
+    return done
+
+
+def read_run(folder: Path, code: int, failure: str) -> Log:
+    """The log of a run; Refusal, `failure` and the place of the log, where it did not end well."""
+    paths = list(folder.glob("*.txt"))
+    if not paths:
+        raise Refusal(f"{failure}; it left no log, what it printed is {folder / 'output.log'}")
+    log = read_log(paths[0])
+    if code or log.problems or log.status != "complete":
+        raise Refusal(f"{failure}; its log is {paths[0]}")
+    return log
+
+
+########################################
+#             The verdict              #
+########################################
+
+
+def time_ratio(a: list[float], b: list[float]) -> dict:
+    """The geometric mean of a_i / b_i over n pairs, with two 95 % intervals.
+
+    low, high: percentile bootstrap of the mean log ratio, pairs resampled (Efron, Ann. Statist. 7, 1979) by
+    a fixed seed. It lies within the least and the largest ratio, so below 6 pairs it holds less than 95 %
+    (at most 1 - 2^(1 - n)); hence t_low, t_high: the t-interval of the same mean. None without spread.
+    """
+    logs = np.log(np.asarray(a) / np.asarray(b))
+    t = evidence.mean_interval(logs)
+    low = high = None
+    if t["low"] is not None:
+        found = stats.bootstrap((logs,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=0)
+        low, high = map(float, found.confidence_interval)
+    names = dict(ratio=t["mean"], low=low, high=high, t_low=t["low"], t_high=t["high"])
+    return dict(n=t["n"], **{name: None if x is None else math.exp(x) for name, x in names.items()})
+
+
+def judged(found: dict, centre: float) -> str:
+    """below, above or open: where every interval of `found` lies beside `centre`."""
+    ends = [found[name] for name in ("low", "high", "t_low", "t_high") if name in found]
+    if None in ends:
+        return "open"
+    return "below" if max(ends) < centre else "above" if min(ends) > centre else "open"
+
+
+def weigh(a: Side, b: Side, done: list[Trained]) -> dict:
+    """Times and losses of the pairs, and the verdict; plain JSON."""
+    by_side = {name: sorted((r for r in done if r.side == name), key=lambda r: r.pair) for name in "AB"}
+    pairs = list(zip(by_side["A"], by_side["B"]))
+    found = dict(step_time=time_ratio(*zip(*((x.step_avg, y.step_avg) for x, y in pairs))), to_target=None)
+    if all(run.to_target for run in done):
+        found["to_target"] = time_ratio(*zip(*((x.to_target, y.to_target) for x, y in pairs)))
+    seeds = sorted({seed for run in done for seed in run.losses})
+    losses = {name: [mean(run.losses[seed] for run in runs if seed in run.losses) for seed in seeds]
+              for name, runs in by_side.items()}
+    found["loss"] = dict(evidence.paired(losses["A"], losses["B"]), seeds=seeds)
+    sides = {side.name.lower(): dict(arguments=shlex.join(side.words), recipe=side.plan.recipe.name,
+                                     steps=side.plan.recipe.steps, val_loss=mean(losses[side.name]),
+                                     step_avg=mean(run.step_avg for run in by_side[side.name]))
+             for side in (a, b)}
+    track = a.plan.track
+    return dict(track=track.label, target=track.target, machine=machine(done[0].log), pairs=len(pairs),
+                **sides, **found, verdict=verdict(found), runs=[run.facts() for run in done])
+
+
+def verdict(found: dict) -> str:
+    """In words. A difference counts as shown where its intervals leave out that there is none."""
+    step, loss, target = found["step_time"], found["loss"], found["to_target"]
+    parts = [dict(below="A is faster a step", above="A is slower a step",
+                  open="no difference in time a step is shown")[judged(step, 1)],
+             dict(below="A ends at the lower loss", above="A ends at the higher loss",
+                  open="no difference in loss is shown")[judged(loss, 0)]]
+    if target:
+        parts.append(dict(below="A reaches the target sooner", above="A reaches the target later",
+                          open="neither is shown to reach the target sooner")[judged(target, 1)])
+    if step["low"] is None:
+        parts.append("one pair, or equal ones, have no interval: give --pairs 4 or more")
+    elif loss["low"] is None:
+        parts.append("one seed has no interval for the loss: leave --seeds out, or name several")
+    return "; ".join(parts)
+
+
+def lines(found: dict) -> list[str]:
+    """The result for a person."""
+    a, b, loss = found["a"], found["b"], found["loss"]
+    out = [f"{name}: {side['recipe']}, {side['steps']} steps: {side['step_avg']:.2f} ms a step, final loss "
+           f"{side['val_loss']:.5f}" for name, side in (("A", a), ("B", b))]
+    for what, ratio in (("time a step", found["step_time"]),
+                        (f"time to {found['target']}", found["to_target"])):
+        if ratio:
+            interval = "" if ratio["low"] is None else (
+                f" (95 %: {ratio['low']:.4f} to {ratio['high']:.4f} by bootstrap, {ratio['t_low']:.4f} to "
+                f"{ratio['t_high']:.4f} by t)")
+            pairs = f"{ratio['n']} pair{'s' * (ratio['n'] > 1)}"
+            out.append(f"{what}, A / B, {pairs}: {ratio['ratio']:.4f}{interval}")
+    interval = "" if loss["low"] is None else f" (95 %: {loss['low']:+.5f} to {loss['high']:+.5f})"
+    out.append(f"final loss, A - B, {loss['n']} seed{'s' * (loss['n'] > 1)}: {loss['mean']:+.5f}{interval}")
+    if a["steps"] != b["steps"]:
+        out.append("A and B stop at different steps; each loss is that of its own last step")
+    return [*out, f"verdict, for this machine alone: {found['verdict']}"]
+
+
+########################################
+#            Command line              #
+########################################
+
+
+def parse(argv: list[str]):
+    parser = Parser(prog="compare.py", description=__doc__, epilog=EXAMPLE)
+    add = parser.add_argument
+    for name in "ab":
+        add(f"--{name}", required=True, metavar='"ARGS"', help="arguments of train_gpt.py, in quotes")
+    add("--pairs", type=int, required=True, metavar="K", help="runs of each side")
+    add("--nproc", type=int, default=1, metavar="N", help="processes of each run (default: 1)")
+    add("--out", type=Path, metavar="D", help="a new folder for the logs (default: logs/compare_<time>)")
+    add("--json", action="store_true", help="print one JSON object")
+    joined, words = [], iter(argv)
+    for word in words:  # argparse takes `--a --recipe=muon` for two options
+        value = next(words, None) if word in ("--a", "--b") else None
+        joined.append(word if value is None else f"{word}={value}")
+    args = parser.parse_args(joined)
+    for name in ("pairs", "nproc"):
+        if getattr(args, name) < 1:
+            raise Refusal(f"--{name} {getattr(args, name)}: give at least 1", code=2)
+    args.out = (args.out or ROOT / "logs" / f"compare_{time.strftime('%Y%m%d-%H%M%S')}").absolute()
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+        raise Refusal(f"--out {printable(args.out)} is there already, and nothing is resumed; name a new "
+                      "folder", code=2)
+    return args
+
+
+@command
+def main(argv: list[str]) -> int:
+    """Train the pairs and print what they show; the exit code is 0 whatever that is."""
+    args = parse(argv)
+    a, b = read_side("A", args.a), read_side("B", args.b)
+    check_sides(a, b)
+    runs = order(a, b, args.pairs)
+    turns = " ".join(side.name for _, side in runs)
+    print(f"{turns}: {len(runs)} runs, logs in {args.out}", file=sys.stderr, flush=True)
+    found = dict(weigh(a, b, train(args, runs)), out=str(args.out))
+    if args.json:
+        print_json(found)
+    else:
+        print("\n".join(lines(found)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
