@@ -35,8 +35,8 @@ class BalancedPolar(Stage):
     def __post_init__(self):
         most = 4 if self.schedule == "polish" else 100
         if not isinstance(self.iterations, int) or not 1 <= self.iterations <= most:
-            raise ValueError(f"BalancedPolar: iterations must be an integer in 1..{most}, got "
-                             f"{self.iterations}")
+            raise ValueError("BalancedPolar: iterations must be an integer of at least 1 and at most "
+                             f"{most}, got {self.iterations}")
         if not 0 < self.beta <= 1:
             raise ValueError(f"BalancedPolar: beta must lie in (0, 1], got {self.beta}")
         check_method("BalancedPolar", self.method, self.precision)

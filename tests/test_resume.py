@@ -160,7 +160,8 @@ def test_a_lost_rank_is_told_with_rank_and_step(laptop, tmp_path):
     assert len(lines) == 1 and re.search(r"rank 0 lost the other ranks at step \d+ of seed 0", lines[0])
 
 
-@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.faults)])
+@pytest.mark.faults
+@pytest.mark.parametrize("ranks", [2, 4])
 def test_a_run_goes_on_at_another_world_size(laptop, tmp_path, undisturbed, ranks):
     folder = tmp_path / "log"
     process = start(laptop, folder)
@@ -192,6 +193,7 @@ def test_damaged_checkpoints_are_passed_over(laptop, tmp_path, undisturbed):
     assert digits(folder) == undisturbed[1]
 
 
+@pytest.mark.faults
 def test_every_kind_of_damage_is_seen(laptop, tmp_path):
     folder = tmp_path / "log"
     stopped(laptop, folder)
@@ -229,6 +231,7 @@ def test_another_run_is_refused_with_the_difference(laptop, tmp_path_factory, ar
     assert word in err and err.count("\n") == 1
 
 
+@pytest.mark.faults
 def test_other_code_is_refused(laptop, tmp_path):
     folder = tmp_path / "log"
     stopped(laptop, folder)
@@ -244,6 +247,7 @@ def test_other_code_is_refused(laptop, tmp_path):
         checkpoint.resume(folder, tmp_path / "root", header)
 
 
+@pytest.mark.faults
 def test_folders_that_cannot_be_resumed(laptop, tmp_path):
     for prepare, word in ((lambda: None, "holds 0 logs"),
                           (lambda: (tmp_path / "a.txt").write_text("hello\n"), "header")):

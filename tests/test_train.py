@@ -206,7 +206,7 @@ def test_divergence_stops_with_weights_intact(laptop, tmp_path, recipe):
     plan = train_gpt.parse([*QUICK, "--recipe", recipe, "--data-dir", str(laptop)])
     world = World(0, 1, torch.device("cpu"))
     streams = train_gpt.open_streams(plan, world)
-    run = train_gpt.Run(plan, world, GPT(plan.track.model), *streams, StopSignal())
+    run = train_gpt.Run(plan, world, GPT(plan.track.model), *streams, StopSignal(), flops=0.0)
     initialise(run.model, 0)
     optimizers, guard = run.optimizers(), run.guard(seed=4)
     for step in range(2):
