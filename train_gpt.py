@@ -135,14 +135,16 @@ class GPT(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        dim, head_dim, mlp = config.model_dim, config.head_dim, config.mlp
+        dim, head_dim, mlp, ratio = config.model_dim, config.head_dim, config.mlp, config.mlp_ratio
         for wrong, message in (
                 (head_dim < 4 or head_dim % 4, f"head_dim {head_dim} must be a multiple of 4"),
-                (dim < 1 or dim % max(1, head_dim), f"model_dim {dim} must be a multiple of {head_dim=}"),
+                (dim % max(1, head_dim) or not 0 < dim <= 2**16,
+                 f"model_dim {dim} must be a multiple of {head_dim=}, up to 65536"),
                 (mlp not in ("relu2", "swiglu"), f"mlp {mlp!r} must be relu2 or swiglu"),
-                (config.mlp_ratio * dim < 1, f"mlp_ratio {config.mlp_ratio} leaves no hidden unit"),
+                (not 1 <= ratio * dim <= 2**20, f"mlp_ratio {ratio} must leave 1 to 2**20 hidden units"),
                 (config.dtype not in ("float32", "bfloat16"), f"dtype {config.dtype!r} is not known"),
-                (min(config.vocab_size, config.num_layers) < 1, "vocab_size or num_layers is below 1")):
+                (not (0 < config.vocab_size <= 2**16 and 0 < config.num_layers <= 1000),
+                 "vocab_size must lie in 1..65536 (the shards are uint16), num_layers in 1..1000")):
             if wrong:
                 raise ValueError(f"model: {message}")
         self.config = config
@@ -294,8 +296,7 @@ def parse(argv: list[str]) -> Plan:
     add("--dry-run", action="store_true", help="say what would run, and stop")
     add("--list", action="store_true", help="list tracks and recipes, and stop")
     add("--json", action="store_true", help="print one JSON object; progress goes to stderr")
-    args, rest = parser.parse_known_args(argv)
-    args.argv = argv
+    args, rest = parser.parse_known_args(argv, argparse.Namespace(argv=argv))
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
         raise Refusal("--device cuda: this torch sees no CUDA device; check nvidia-smi, or use cpu", code=2)
@@ -304,8 +305,8 @@ def parse(argv: list[str]) -> Plan:
         raise Refusal(f"unknown track {name!r}; {near(name, tracks)}", code=2)
     if args.recipe not in RECIPES:
         raise Refusal(f"unknown recipe {args.recipe!r}; {near(args.recipe, RECIPES)}", code=2)
-    if len(set(args.seeds)) < len(args.seeds) or min(args.seeds) < 0:
-        raise Refusal(f"--seeds {' '.join(map(str, args.seeds))}: each seed once, none negative", code=2)
+    if len(set(args.seeds)) < len(args.seeds) or not 0 <= min(args.seeds) <= max(args.seeds) < 2**32:
+        raise Refusal(f"--seeds {' '.join(map(str, args.seeds))}: each seed once, in 0..2**32-1", code=2)
     for flag, every in (("--val-every", args.val_every), ("--checkpoint-every", args.checkpoint_every)):
         if every is not None and every < 1:
             raise Refusal(f"{flag} {every}: give a number of steps of at least 1", code=2)
@@ -628,7 +629,6 @@ def main(argv: list[str]) -> int:
     run = Run(plan, world, model, train, val, StopSignal(), flops_per_token(model, track))
     status = dict(status="failed")
     open_log(run, ROOT, folder, f"run `python {fetch_words(plan)}`")
-    world.barrier()
     try:
         with run.stop, world.together(lambda: run.place):
             outcomes = run_seeds(run)

@@ -105,7 +105,7 @@ def load_manifest(folder: Path) -> dict:
                            commit=str(e["commit"])) for name, e in files.items()}
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         print(f"{path}: unreadable, so every shard is compared with the hub again", file=sys.stderr)
         return {}
 

@@ -129,9 +129,9 @@ class TokenStream:
         self.batch_tokens, self.context, self.wrap = batch_tokens, context, wrap
         self.local = batch_tokens // world_size
         self.first = rank * self.local
-        counts = [batches_in(token_count(p), batch_tokens) for p in self.paths]
-        self.ends = np.cumsum(counts, dtype=np.int64)  # global step at which each shard is used up
-        self._shard, self._tokens = -1, None
+        self.counts = [token_count(p) for p in self.paths]
+        batches = [batches_in(count, batch_tokens) for count in self.counts]
+        self.ends = np.cumsum(batches, dtype=np.int64)  # global step at which each shard is used up
 
     def __len__(self) -> int:
         """The number of batches in one pass over the shards."""
@@ -147,24 +147,27 @@ class TokenStream:
                           "shards")
         step %= len(self)
         shard = int(np.searchsorted(self.ends, step, side="right"))
-        if shard != self._shard:
-            self._shard, self._tokens = shard, open_shard(self.paths[shard])
-        self._still_there(self.paths[shard], self._tokens.size)
         pos = (step - (int(self.ends[shard - 1]) if shard else 0)) * self.batch_tokens + self.first
-        window = np.asarray(self._tokens[pos:pos + self.local + 1])
+        window = self._read(shard, pos)
         return window[:-1].reshape(-1, self.context), window[1:].reshape(-1, self.context)
 
-    @staticmethod
-    def _still_there(path: Path, count: int) -> None:
-        # Reading a mapped page behind the end of a file that shrank kills the process without a word.
+    def _read(self, shard: int, pos: int) -> np.ndarray:
+        """This rank's tokens of a batch. Read and not mapped: a page of a map behind the end of a file that
+        shrank kills the process without a word."""
+        path, state = self.paths[shard], "is gone"
         try:
+            window = np.fromfile(path, dtype="<u2", count=self.local + 1,
+                                 offset=HEADER_BYTES + TOKEN_BYTES * pos)
             size = os.stat(path).st_size
-        except OSError:
-            size = None
-        if size != HEADER_BYTES + TOKEN_BYTES * count:
-            state = "is gone" if size is None else f"changed its size to {size} bytes"
-            raise Refusal(f"{path}: this shard {state} during the run; put it back and resume or start "
-                          "again", everywhere=False)
+            if size == HEADER_BYTES + TOKEN_BYTES * self.counts[shard] and window.size == self.local + 1:
+                return window
+            state = f"changed its size to {size} bytes"
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            state = f"cannot be read ({error.strerror})"
+        raise Refusal(f"{path}: this shard {state} during the run; put it back and go on with --resume, or "
+                      "start again", everywhere=False)
 
 
 def open_streams(folder: Path, track, steps: int, rank: int, world_size: int, fix: str) -> tuple:

@@ -13,6 +13,7 @@ from torch import nn
 from .aurora import Aurora, BalancedPolar
 from .balance import balanced_polar
 from .contra import Contra
+from .equilibrate import Equilibrate
 from .matrix import Context, MatrixOptimizer, Stage
 from .momentum import Nesterov
 from .muon import Muon, Polar
@@ -26,8 +27,8 @@ from .wrappers import EmaNesterov, TailAverage, Wrapper
 
 __all__ = ["Aurora", "RiemannianAurora", "Muon", "NorMuon", "UNorMuon", "MatrixOptimizer", "Stage",
            "Context", "Nesterov", "Polar", "BalancedPolar", "RiemannianPolar", "RowVariance", "RowNorm",
-           "Contra", "Soap", "AspectScale", "RootMeanSquare", "UpdateFloor", "Decay", "CautiousDecay",
-           "Hyperball", "Wrapper", "EmaNesterov", "TailAverage", "polar", "balanced_polar",
+           "Equilibrate", "Contra", "Soap", "AspectScale", "RootMeanSquare", "UpdateFloor", "Decay",
+           "CautiousDecay", "Hyperball", "Wrapper", "EmaNesterov", "TailAverage", "polar", "balanced_polar",
            "constrained_polar", "reference_optimum", "RECIPES", "Recipe", "Init", "resolve",
            "build_optimizers", "build_wrappers", "roles"]
 

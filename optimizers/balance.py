@@ -21,7 +21,7 @@ paper's, arXiv 2606.27715 (another map, gentler at K = 2 and not convergent); po
 import torch
 from torch import Tensor
 
-from .polar import COEFFICIENTS, QUINTIC, by_largest, iteration_dtype, newton_schulz, polar, unit
+from .polar import COEFFICIENTS, QUINTIC, batched, by_largest, iteration_dtype, polar, quintics, unit
 
 SCHEDULES = ("restart", "polish", "warm", "algorithm3")
 POLISH_STEPS = 12   # in all, as quintic12 has
@@ -77,8 +77,8 @@ def even(G: Tensor) -> tuple[Tensor, Tensor]:
 
 def correction(U: Tensor, beta: float) -> Tensor:
     """((cols/rows) / |U_i|^2)^beta, (..., rows, 1); 1 where a row is zero: 0 * inf would make it NaN."""
-    energy = U.float().square().sum(dim=-1, keepdim=True)
-    return torch.where(energy > 1e-14, U.size(-1) / U.size(-2) / energy, 1).pow(beta)
+    norm = torch.linalg.vector_norm(U, dim=-1, keepdim=True, dtype=torch.promote_types(U.dtype, torch.float32))
+    return torch.where(norm > 1e-7, (U.size(-1) / U.size(-2)) ** 0.5 / norm, 1).pow(2 * beta)
 
 
 def restart(G: Tensor, D: Tensor, iterations: int, beta: float, method: str, dtype) -> Tensor:
@@ -92,22 +92,25 @@ def restart(G: Tensor, D: Tensor, iterations: int, beta: float, method: str, dty
 
 def polish(X: Tensor, rounds: int, beta: float, dtype: torch.dtype) -> Tensor:
     """The balanced factor of a tall X (rows of norm 1) in twelve Newton-Schulz steps, see above."""
-    shape = X.shape
     head = (*COEFFICIENTS["polar_express"], *(QUINTIC,) * POLISH_STEPS)[:POLISH_STEPS - ROUND_STEPS * rounds]
-    X = newton_schulz(unit(X, dtype), head)
     a, b, c = QUINTIC
-    for _ in range(rounds):
-        X = (X * correction(X, beta)).to(dtype)
-        A = X.mT @ X
-        A2 = A @ A
-        # |A^2|_F^(1/4) overestimates sigma_1, by n^(1/8) where all are equal; 1.2 takes back a part of that
-        # and keeps sigma below 1.2, where the quintic is still at most 1.06.
-        s = 1.2 / torch.linalg.vector_norm(A2, dim=(-2, -1), keepdim=True, dtype=torch.float32).pow(0.25)
-        s = torch.where(s.isfinite(), s, 1)  # of a zero matrix
-        B = (b * s**2 * A + c * s**4 * A2).to(dtype)
-        X = (s * X).to(dtype)
-        X = newton_schulz(torch.baddbmm(X, X, B, beta=a), (QUINTIC,) * (ROUND_STEPS - 1))
-    return X.reshape(shape)
+
+    def work(X, add):  # X is wide from here on: its columns are those rows
+        X = quintics(X, add, head)
+        for _ in range(rounds):
+            X = (X * correction(X.mT, beta).mT).to(dtype)
+            A = X @ X.mT
+            A2 = A @ A
+            # |A^2|_F^(1/4) overestimates sigma_1, by n^(1/8) where all are equal; 1.2 takes back a part of
+            # that and keeps sigma below 1.2, where the quintic is still at most 1.06.
+            s = 1.2 / torch.linalg.vector_norm(A2, dim=(-2, -1), keepdim=True, dtype=torch.float32).pow(0.25)
+            s = torch.where(s.isfinite(), s, 1)  # of a zero matrix
+            B = (b * s**2 * A + c * s**4 * A2).to(dtype)
+            X = (s * X).to(dtype)
+            X = quintics(add(X, B, X, beta=a), add, (QUINTIC,) * (ROUND_STEPS - 1))
+        return X
+
+    return batched(work, unit(X, dtype).mT.contiguous()).mT.reshape(X.shape)
 
 
 def algorithm3(X: Tensor, iterations: int, beta: float, method: str, dtype) -> Tensor:

@@ -1,6 +1,7 @@
 """Momentum: the first stage of every chain."""
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .matrix import Context, Stage
@@ -23,7 +24,6 @@ class Nesterov(Stage):
         ctx.state["momentum"] = ctx.weight.new_zeros(ctx.weight.shape)
 
     def __call__(self, update: Tensor, ctx: Context) -> Tensor:
-        M = ctx.state["momentum"]
-        M = M + (1 - ctx.momentum) * (update - M)
+        M = torch.lerp(ctx.state["momentum"], update, 1 - ctx.momentum)
         ctx.state["momentum"] = M
-        return M + (1 - ctx.momentum) * (update - M) if self.nesterov else M
+        return torch.lerp(M, update, 1 - ctx.momentum) if self.nesterov else M

@@ -36,6 +36,7 @@ COEFFICIENTS = {
 }
 METHODS = (*COEFFICIENTS, "gram", "exact")
 PRECISIONS = {None: None, **{name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}}
+CPU_LARGE = 2**19  # entries of a large matrix, see batched
 # gram: the steps of quintic12 in three segments, X formed anew between them; without that, eigenvalues that
 # rounding made negative grow until they overflow. https://github.com/Dao-AILab/gram-newton-schulz
 GRAM_SEGMENTS = ((QUINTIC,) * 4,) * 3
@@ -86,24 +87,38 @@ def unit(G: Tensor, dtype: torch.dtype) -> Tensor:
     """G / |G|_F as (batch, rows, cols) in `dtype`; the norm is taken in float32, before any cast."""
     X = by_largest(G.reshape(-1, *G.shape[-2:]))
     norm = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True)
-    return (X / norm.clamp(min=1)).to(dtype)  # the norm is at least 1, or that of a zero matrix
+    return X.div_(norm.clamp(min=1)).to(dtype)  # the norm is at least 1, or that of a zero matrix
 
 
 def by_largest(G: Tensor) -> Tensor:
     """G in float32 or more, over its largest entry: its squares then neither vanish nor overflow, so that the
     scale of G does not matter. A zero matrix stays zero."""
     X = G.to(torch.promote_types(G.dtype, torch.float32))
-    largest = torch.linalg.vector_norm(X, ord=float("inf"), dim=(-2, -1), keepdim=True)
+    # On a CPU ten times as fast as vector_norm(ord=inf).
+    largest = torch.maximum(X.amax((-2, -1), keepdim=True), -X.amin((-2, -1), keepdim=True))
     return X / largest.clamp(min=torch.finfo(X.dtype).tiny)
 
 
 def newton_schulz(X: Tensor, coefficients) -> Tensor:
     """The quintics (a, b, c) applied one after the other to the singular values of X (batch, rows, cols)."""
-    tall = X.size(-2) > X.size(-1)
+    if X.size(-2) > X.size(-1):
+        return newton_schulz(X.mT.contiguous(), coefficients).mT
+    return batched(lambda X, add: quintics(X, add, coefficients), X)
+
+
+def batched(work, X: Tensor) -> Tensor:
+    """work(X, add) where add(C, A, B, beta=, alpha=) = beta C + alpha A B: for the batch in one go; on a CPU for
+    one matrix after the other if they are large, whose bfloat16 products are up to three times as fast so."""
+    if X.device.type == "cpu" and X[0].numel() >= CPU_LARGE:
+        return torch.stack([work(x, torch.addmm) for x in X])
+    return work(X, torch.baddbmm)
+
+
+def quintics(X: Tensor, add, coefficients) -> Tensor:
+    """X <- a X + (b A + c A^2) X, A = XX', for each (a, b, c); X is not tall. `add`: see batched."""
     for a, b, c in coefficients:
-        A = X.mT @ X if tall else X @ X.mT  # the Gram matrix of the short side
-        B = torch.baddbmm(A, A, A, beta=b, alpha=c)
-        X = torch.baddbmm(X, X, B, beta=a) if tall else torch.baddbmm(X, B, X, beta=a)
+        A = X @ X.mT
+        X = add(X, add(A, A, A, beta=b, alpha=c), X, beta=a)
     return X
 
 

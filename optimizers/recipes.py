@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 
 from .aurora import BalancedPolar
 from .contra import Contra
+from .equilibrate import Equilibrate
 from .matrix import BALANCES
 from .momentum import Nesterov
 from .muon import Polar
-from .normuon import RowVariance
+from .normuon import RowNorm, RowVariance
 from .riemannian import RiemannianPolar
 from .step import AspectScale, Decay, Hyperball, UpdateFloor
 
@@ -171,6 +172,36 @@ RECIPES = {recipe.name: recipe for recipe in (
         balance=Balance(attn=None, up="rows", down=None), aux=AUX_36,
         on={"sprint": _SPRINT,
             "laptop": {**_LAPTOP, "lr": 0.028, "weight_decay": 0.05}},
+    ),
+    Recipe(
+        name="normuon",
+        note="aurora's constants with NorMuon's second moment per row behind a plain polar in place of its "
+             "map (beta2 of track 3, row 10); not yet run on 8 GPUs",
+        steps=3250, schedule_steps=3250, cooldown_frac=0.7, warmup_steps=0,
+        lr=0.035, weight_decay=0.025, momentum=0.95,
+        matrices=(Nesterov(), Polar("quintic12"), RowVariance(0.95), AspectScale(), Decay()),
+        balance=Balance(), aux=AUX_36,
+        on={"sprint": _SPRINT, "laptop": {**_LAPTOP, "lr": 0.02, "weight_decay": 0.025}},
+    ),
+    Recipe(
+        name="unormuon",
+        note="aurora's constants with rows scaled behind a plain polar in place of its map (normuon.py: the "
+             "form of the Aurora authors' blog, without moving average); not yet run on 8 GPUs",
+        steps=3250, schedule_steps=3250, cooldown_frac=0.7, warmup_steps=0,
+        lr=0.035, weight_decay=0.025, momentum=0.95,
+        matrices=(Nesterov(), Polar("quintic12"), RowNorm(), AspectScale(), Decay()),
+        balance=Balance(attn=None, up="rows", down=None), aux=AUX_36,
+        on={"sprint": _SPRINT, "laptop": {**_LAPTOP, "lr": 0.02, "weight_decay": 0.025}},
+    ),
+    Recipe(
+        name="muoneq",
+        note="aurora's constants with every matrix's rows evened out before a plain polar in place of its "
+             "map (MuonEq's row form, arXiv 2603.28254); not tuned; not yet run on 8 GPUs",
+        steps=3250, schedule_steps=3250, cooldown_frac=0.7, warmup_steps=0,
+        lr=0.035, weight_decay=0.025, momentum=0.95,
+        matrices=(Nesterov(), Equilibrate(), Polar("quintic12"), AspectScale(), Decay()),
+        balance=Balance(attn="rows", up="rows", down="rows"), aux=AUX_36,
+        on={"sprint": _SPRINT, "laptop": {**_LAPTOP, "lr": 0.028, "weight_decay": 0.05}},
     ),
     Recipe(
         name="riemannian",

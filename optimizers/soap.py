@@ -10,7 +10,7 @@ from .step import ratio
 
 def schatten4(X: Tensor) -> Tensor:
     """(sum sigma^4)^(1/4) of each matrix, (..., 1, 1); over its largest entry, or fourth powers overflow."""
-    largest = torch.linalg.vector_norm(X, ord=float("inf"), dim=(-2, -1), keepdim=True)
+    largest = X.abs().amax(dim=(-2, -1), keepdim=True)
     X = X * ratio(torch.ones_like(largest), largest)
     gram = X.mT @ X if X.size(-2) > X.size(-1) else X @ X.mT
     return largest * torch.linalg.vector_norm(gram, dim=(-2, -1), keepdim=True).sqrt()

@@ -26,7 +26,7 @@ class AspectScale(Stage):
 
     def __call__(self, update: Tensor, ctx: Context) -> Tensor:
         rows, cols = update.shape[-2:]
-        return update * max(1.0, rows / cols) ** 0.5
+        return update * (rows / cols) ** 0.5 if rows > cols else update
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Decay(Stage):
     """
 
     def __call__(self, update: Tensor, ctx: Context) -> Tensor:
-        return update + ctx.weight_decay * ctx.weight
+        return torch.addcmul(update, ctx.weight_decay, ctx.weight)
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,9 @@ def read_board(root: Path) -> Board:
             board.failures[path] = f"a run in it is one of {copied[0]}: a run counts once"
         elif not entry.claim["board"]:
             custom = entry.claim["track"] == "custom"
-            board.left_out[path] = "a custom track" if custom else "a recipe overridden on the command line"
+            board.left_out[path] = "a custom track" if custom else (
+                "forked from another run" if entry.claim["forked"] else
+                "a recipe overridden on the command line")
         else:
             board.entries.append(entry)
         if path not in board.failures:

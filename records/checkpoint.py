@@ -210,10 +210,16 @@ def folder_of_restart(root: Path, log_dir: Path | None) -> Path | None:
         log_dir = max(marked, default=None)
     if log_dir is None or not any(log_dir.glob("*.txt")):
         return None  # it died before it had a log
-    log = the_log(log_dir)
-    if read_log(log).header:
-        return log_dir
-    log.rename(log.with_suffix(".aborted"))  # within its header: nothing was trained
+    rank0 = int(os.environ.get("RANK", 0)) == 0
+    try:
+        log = the_log(log_dir)
+        if read_log(log).header:
+            return log_dir
+        if rank0:
+            log.rename(log.with_suffix(".aborted"))  # within its header: nothing was trained
+    except Refusal:
+        if rank0:
+            raise  # else rank 0 has renamed it in between
     return None
 
 

@@ -57,7 +57,7 @@ def read_comparison(paths: list[Path]) -> Comparison:
         _check_series(group, printable(logs[0].path))
         recipes.append(Recipe(_fresh_name(group.name, recipes), group, logs, flat(group.recipe)))
         _check_same(recipes[0], recipes[-1])
-    return Comparison(recipes[0].group.track, recipes, _no_time([log for r in recipes for log in r.logs]))
+    return Comparison(recipes[0].group.track, recipes, no_time([log for r in recipes for log in r.logs]))
 
 
 def _by_recipe(paths: list[Path]) -> list[list[Log]]:
@@ -128,7 +128,7 @@ def _fresh_name(name: str, recipes: list[Recipe]) -> str:
     return found
 
 
-def _no_time(logs: list[Log]) -> str | None:
+def no_time(logs: list[Log]) -> str | None:
     if any(kind == "resume" for log in logs for _, kind, _ in log.events):
         return "a run was resumed, and its clock is then no measure of it"
     if any(machine(log) != machine(logs[0]) for log in logs):

@@ -121,6 +121,12 @@ def without_folders(text: str) -> str:
     return re.sub(r"/\S*/", "", text)
 
 
+def sums(sources: dict, track: dict, recipe: dict, data: dict) -> dict:
+    """The sha256 of what decides a run; a recipe's note does not."""
+    return dict(code=digest(sources), track=digest(track), data=digest(data),
+                recipe=digest({k: v for k, v in recipe.items() if k != "note"}))
+
+
 def write_header(log: LogWriter, root: Path, world: World, argv: list, track: dict, recipe: dict,
                  seeds: list, data: dict) -> None:
     """The sources of the run and its `run` event, from plain JSON; `data` is what shards.inspect found."""
@@ -128,7 +134,5 @@ def write_header(log: LogWriter, root: Path, world: World, argv: list, track: di
     for path, text in sources.items():
         log.source(path, text)
     log.event("run", started=now(), command=command_line(argv), seeds=seeds, track=track, recipe=recipe,
-              sha256=dict(code=digest(sources), track=digest(track), data=digest(data),
-                          recipe=digest({k: v for k, v in recipe.items() if k != "note"})),
-              data=data, world_size=world.size, versions=versions(), hardware=hardware(world.device),
-              git=git_state(root))
+              sha256=sums(sources, track, recipe, data), data=data, world_size=world.size,
+              versions=versions(), hardware=hardware(world.device), git=git_state(root))

@@ -63,6 +63,8 @@ HEADER = dict(
     hardware=dict(system=text, processor=text, cores=count, threads=count, device=text, name=text),
     git=either(nothing, dict(commit=hexadecimal(40), changed=truth)))
 
+FORK = dict(trunk=text, sha256=SHA256, step=count, seconds=number)
+
 
 def _misfits(value, shape, name: str):
     """What keeps `value` from a shape: a dict of shapes (all its keys), [a shape] (of each item, at least
@@ -100,6 +102,11 @@ def misfits(header: dict) -> list[str]:
     return found
 
 
+def fork_misfits(data: dict) -> list[str]:
+    """What keeps a `fork` event from being complete."""
+    return list(_misfits(data, FORK, ""))
+
+
 def header_track(header: dict) -> Track:
     """The track as the header has it. TypeError for a field that tracks do not have."""
     return Track(**{**header["track"], "model": ModelConfig(**header["track"]["model"])})
@@ -125,6 +132,13 @@ class Run:
     @property
     def official(self) -> bool:
         return self.track.official
+
+    @property
+    def start(self) -> tuple[int, float]:
+        """The step, and the second of the training clock, from which this log tells: the beginning, or where
+        its well-formed `fork` event says."""
+        data = next((data for _, data in self.of_kind("fork") if not fork_misfits(data)), None)
+        return (data["step"], data["seconds"]) if data else (0, 0.0)
 
     def of_kind(self, kind: str) -> list[tuple[int, dict]]:
         return [(line, data) for line, k, data in self.log.events if k == kind]

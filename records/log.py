@@ -6,6 +6,7 @@
     @ warmup {...} #...        @ seed {"seed": 0, ...} #...
     step:<step>/<steps> val_loss:<nats> train_time:<s>s step_avg:<ms>ms seed:<k> #...
     @ checkpoint {...} #...    @ resume {...} #...    (where a run that stopped goes on, behind its `end`)
+    @ fork {trunk, sha256, step, seconds} #...    (behind `run`: it goes on from that log's checkpoint)
     @ end {"status": "complete", ...} #...
 
 The hash behind an event is the start of sha256(hash of the event before it + the line), so an edit, a splice
@@ -127,7 +128,8 @@ class LogWriter:
             with suppress(OSError):
                 os.ftruncate(self.file, size)
             raise Refusal(f"cannot write the log {self.path} ({error.strerror}); what is written so far is "
-                          "whole; free space and run again", everywhere=False) from None
+                          f"whole: free space, then go on with --resume {self.path.parent}",
+                          everywhere=False) from None
 
     def event(self, kind: str, **data) -> None:
         """Append one event; `data` must be plain JSON."""
@@ -149,9 +151,15 @@ class LogWriter:
 
     def end(self, status: str, **data) -> None:
         """Close the log: complete, interrupted, diverged or failed. Later calls do nothing."""
-        if not self.closed:
-            self.closed = True
+        if self.closed:
+            return
+        self.closed = True
+        try:
             self._line(f"@ end {json.dumps(dict(status=status, ended=now(), **data))}")
+        except Refusal:
+            if status == "complete":
+                raise  # else what ended the run is what its person must read, often the same full disk
+        finally:
             os.close(self.file)
 
 

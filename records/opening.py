@@ -6,28 +6,48 @@ from pathlib import Path
 from data import shards
 
 from . import checkpoint
-from .environment import digest, loaded_sources, write_header
+from .cli import Refusal
+from .environment import digest, hardware, loaded_sources, versions, write_header
 from .log import LogWriter, lock_folder
+
+
+def run_header(plan, train, val, fix: str) -> dict:
+    """The part of a log's header that a train_gpt.Plan decides: track, recipe, seeds, and the shards that it
+    reads of the streams `train` and `val`, checked whole. fix and Refusal as open_log."""
+    track, recipe = plan.track, plan.recipe
+    used = {"train": train.shards_for(recipe.steps), "val": val.shards_for(1)}
+    pinned = track.sha256 if track.official else {}
+    data = {split: shards.inspect(paths, track.model.vocab_size, pinned, fix)
+            for split, paths in used.items()}
+    return dict(track=asdict(track), recipe=recipe.resolved(), seeds=plan.args.seeds, data=data)
 
 
 def open_log(run, root: Path, folder: Path | None, fix: str) -> None:
     """Rank 0 locks the folder, checks the shards whole and writes the log's header. With the folder of a run
-    that stopped, every rank finds where it goes on, and rank 0 opens its log again.
+    that stopped, every rank finds where it goes on, and rank 0 opens its log again. Returns when all have.
 
     run: train_gpt.Run, whose folder, lock, log, identity and start are set. fix: the command that fetches
-    the shards. Refusal where the folder cannot be used, a shard is broken, or the run is another one.
+    the shards. Refusal where the folder cannot be used, a shard is broken, the run is another one, or the
+    ranks do not find the same checkpoint.
     """
-    args, track, recipe = run.plan.args, run.plan.track, run.plan.recipe
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}_{track.label}_{recipe.name}"
+    world = run.world
+    with world.together(lambda: "the start of the run", everywhere=True):  # rank 0 tells the reason
+        _open_log(run, root, folder, fix)
+        step = run.start.step
+        lowest, highest = world.minimum(step), -world.minimum(-step)
+    if lowest != highest:
+        raise Refusal(f"{run.folder}: the ranks find checkpoints of different steps, {lowest} and {highest}; "
+                      "give all of them the same --log-dir on a shared disk, and start again")
+
+
+def _open_log(run, root: Path, folder: Path | None, fix: str) -> None:
+    args = run.plan.args
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}_{run.plan.track.label}_{run.plan.recipe.name}"
     run.folder, rank0 = folder or args.log_dir or root / "logs" / name, run.world.rank == 0
     run.lock = lock_folder(run.folder) if rank0 else None
     if not rank0 and folder is None:
         return
-    used = {"train": run.train.shards_for(recipe.steps), "val": run.val.shards_for(1)}
-    pinned = track.sha256 if track.official else {}
-    data = {split: shards.inspect(paths, track.model.vocab_size, pinned, fix)
-            for split, paths in used.items()}
-    header = dict(track=asdict(track), recipe=recipe.resolved(), seeds=args.seeds, data=data)
+    header = run_header(run.plan, run.train, run.val, fix)
     if folder is None:
         checkpoint.mark(run.folder)
         run.log = LogWriter(run.folder / f"{name}.txt")
@@ -38,4 +58,5 @@ def open_log(run, root: Path, folder: Path | None, fix: str) -> None:
     run.identity = digest(checkpoint.identity(log.header, log.sources))
     if rank0:
         run.log = LogWriter.reopen(log.path, seed=run.start.seed, step=run.start.step,
-                                   world_size=run.world.size)
+                                   world_size=run.world.size, versions=versions(),
+                                   hardware=hardware(run.world.device))

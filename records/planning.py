@@ -78,6 +78,26 @@ def seeds_for_rule(margin: float, power: float = 0.8) -> int:
     return math.ceil(((CRITICAL + stats.norm.ppf(power)) * SIGMA / margin) ** 2)
 
 
+def seeds_for_interval(half_width: float, sds: tuple[float, float]) -> int:
+    """The fewest seeds of each of two recipes, unrelated, whose Welch interval of the difference reaches no
+    further than `half_width` to either side, where their losses have the sds `sds`:
+
+    t(.975, df) sqrt((sd_a^2 + sd_b^2) / n), df = (n - 1) (sd_a^2 + sd_b^2)^2 / (sd_a^4 + sd_b^4).
+    ValueError for what is not positive and for more than a million seeds.
+    """
+    variance, fourth = (sum(sd**power for sd in sds) for power in (2, 4))
+    if not (half_width > 0 and min(sds) >= 0 and fourth > 0):
+        raise ValueError(f"a half width of {half_width} at the sds {sds}: give positive numbers")
+
+    def narrow(n: int) -> bool:
+        reach = stats.t.ppf(0.975, (n - 1) * variance**2 / fourth) * math.sqrt(variance / n)
+        return bool(reach <= half_width * (1 + DUST))
+
+    if not narrow(MOST_SEEDS):
+        raise ValueError(f"an interval of {half_width} either way needs more than {MOST_SEEDS} seeds")
+    return 2 + bisect.bisect_left(range(2, MOST_SEEDS), True, key=narrow)
+
+
 ########################################
 #          The sequential plan         #
 ########################################

@@ -169,8 +169,9 @@ def claim(logs: list[Log]) -> dict:
     track, recipe, seeds, n, target, sigma; `step`: the official step, None where the rule holds nowhere or
     the track is custom, with the `mean`, `sd`, `z` and `p` there; `crossing`: the mean crossing step;
     `final`: the mean loss at the end; `seconds`: the mean train_time at `step`, else at the end, None with
-    `no_time` saying why; `board`: may it stand on the board, which custom tracks and overridden recipes may
-    not.
+    `no_time` saying why; `forked`: the step at which these runs go on from another's checkpoint, None where
+    they are whole: forks claim no step, crossing or time; `board`: may it stand on the board, which custom
+    tracks, overridden recipes and forks may not.
     """
     header, series = logs[0].header, {}
     for log in logs:
@@ -178,26 +179,30 @@ def claim(logs: list[Log]) -> dict:
     track, recipe = header["track"], header["recipe"]
     official, seeds = track["official"], [seed for log in logs for seed in log.header["seeds"]]
     target, sigma = track["target"], evidence.KNOWN_SIGMA.get(track["name"]) if official else None
-    found = None
-    if official and target is not None:
+    found, starts = None, [Run.of(log, 0).start[0] for log in logs]
+    forked = max(starts) or None
+    if official and target is not None and not forked:
         found = evidence.official_step(series, target, sigma, seeds)
     step = found["step"] if found else recipe["steps"]
     times = [point.train_time for points in series.values() for point in points if point.step == step]
     machines, resumed = list(map(machine, logs)), any(k == "resume" for log in logs for _, k, _ in log.events)
     mixed = any(m != machines[0] or len(set(m["gpus"])) > 1 for m in machines)
-    no_time = "resumed runs" if resumed else "mixed hardware" if mixed else None
+    no_time = "forked runs" if forked else "resumed runs" if resumed else "mixed hardware" if mixed else None
     return dict(
         track=track["name"] if official else "custom", recipe=recipe["name"], seeds=seeds, n=len(seeds),
-        target=target, sigma=sigma, board=official and "+" not in recipe["name"],
+        target=target, sigma=sigma, forked=forked,
+        board=official and not forked and "+" not in recipe["name"],
         step=found["step"] if found else None,
         **{key: found[key] if found else None for key in ("mean", "sd", "z", "p")},
-        crossing=evidence.mean_crossing(series, target) if target is not None else None,
+        crossing=evidence.mean_crossing(series, target) if target is not None and not forked else None,
         final=evidence.mean_interval(points[-1].val_loss for points in series.values()),
         seconds=None if no_time else evidence.mean_interval(times)["mean"], no_time=no_time)
 
 
 def shortfall(found: dict) -> str:
     """Why a claim has no official step, in words."""
+    if found["forked"]:
+        return f"it goes on from another run's checkpoint at step {found['forked']}"
     n, final, target = found["n"], found["final"]["mean"], found["target"]
     ends = f"the mean of {n} seed{'s' * (n > 1)} ends at {final:.5f}"
     if final > target:

@@ -5,7 +5,7 @@ Each rule takes a Run and yields (line, what is wrong).
 import math
 from datetime import datetime
 
-from .header import Run, number
+from .header import Run, fork_misfits, number
 from .rules_header import batches, short
 
 ONCE = ("log", "run", "warmup", "end")
@@ -71,6 +71,21 @@ def order(run: Run):
             yield run.line, f"no `{kind}` event"
 
 
+def fork(run: Run):
+    """A run that goes on from another's checkpoint says so once, behind the header; it is of one seed, and
+    a `resume` at that step follows."""
+    for i, (line, data) in enumerate(run.of_kind("fork")):
+        for what in fork_misfits(data):
+            yield line, what
+        kinds = [(kind, later.get("step")) for at, kind, later in run.log.events if at > line]
+        for wrong, what in (
+                (i, "a second `fork` event"), (len(run.header["seeds"]) > 1, "a fork of several seeds"),
+                (run.start[0] >= run.recipe.steps, f"a fork at step {run.start[0]}, where the run ends"),
+                (kinds[:1] != [("resume", data.get("step"))], "no `resume` at the step of the fork follows")):
+            if wrong:
+                yield line, what
+
+
 def warmup(run: Run):
     """The micro-batch divides a rank's share of a step; a GPU run is compiled, a CPU run is not."""
     sequences, ranks = run.track.tokens_per_step // run.track.context, run.header["world_size"]
@@ -86,8 +101,9 @@ def warmup(run: Run):
 
 
 def expected_steps(run: Run, every: int | None = None) -> list[int]:
-    """The steps of the track's grid for this recipe, and with `every` also its multiples."""
-    return [step for step in range(run.recipe.steps + 1)
+    """The steps of the track's grid for this recipe, and with `every` also its multiples, from where the log
+    starts to tell."""
+    return [step for step in range(run.start[0], run.recipe.steps + 1)
             if run.track.validates(step, run.recipe) or (every and step % every == 0)]
 
 
@@ -119,11 +135,14 @@ def losses(run: Run):
 
 
 def times(run: Run):
-    """Each seed's clock starts at 0 and runs forward; step_avg is train_time by step, to their digits."""
+    """Each seed's clock starts at 0, or where it is forked, and runs forward; step_avg is train_time by step,
+    to their digits."""
+    start, seconds = run.start
     for seed, points in run.log.series.items():
         before = None
         for point in points:
-            if before is None and point.train_time != 0:
+            if before is None and (point.train_time <= seconds if point.step > start > 0 else
+                                   point.train_time != seconds):
                 yield point.line, f"seed {seed} starts at {point.train_time} s"
             elif before is not None and point.train_time <= before.train_time:
                 yield point.line, (f"seed {seed}: {point.train_time} s at step {point.step}, after "
@@ -183,7 +202,7 @@ def clock(run: Run):
     for (_, before), (line, after) in zip(read, read[1:]):
         if after < before:
             yield line, "this time is earlier than the one before it"
-    spent = sum(points[-1].train_time for points in run.log.series.values())
+    spent = sum(points[-1].train_time - run.start[1] for points in run.log.series.values())
     spent += sum(data["seconds"] for _, data in run.of_kind("warmup") if number(data.get("seconds")))
     if len(read) == 3:
         (_, started), _, (line, ended) = read
@@ -192,5 +211,5 @@ def clock(run: Run):
             yield line, f"{spent:.1f} s of warm-up and training in a run of {took:.0f} s"
 
 
-RULES = dict(status=status, seeds=seeds, order=order, warmup=warmup, grid=grid, losses=losses, times=times,
-             outcome=outcomes, clock=clock)
+RULES = dict(status=status, seeds=seeds, order=order, fork=fork, warmup=warmup, grid=grid, losses=losses,
+             times=times, outcome=outcomes, clock=clock)

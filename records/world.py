@@ -1,13 +1,16 @@
 """The processes of a run: this one's place among them, their common clock, and how they stop together."""
 import ctypes
+import math
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -15,7 +18,9 @@ from torch import Tensor
 
 from .cli import Refusal
 
-LOST = re.compile(r"(?i)connection|timed? ?out|socket|broken pipe|nccl|gloo|remote process|watchdog")
+TIMEOUT = 600  # seconds that a collective waits for a rank; rank 0 may hash 20 GB of shards in them
+LATE = re.compile(r"(?i)timed? ?out")
+LOST = re.compile(rf"{LATE.pattern}|connection|socket|broken pipe|nccl|gloo|remote process|watchdog")
 
 
 def divisor(number: int, limit: int) -> int:
@@ -45,17 +50,37 @@ class World:
         return value
 
     @contextmanager
-    def together(self, place):
+    def together(self, place, everywhere: bool = False):
         """Turns the error of a collective whose other ranks are gone or late into a Refusal that names this
-        rank and place()."""
+        rank and place(); everywhere as in Refusal."""
+        ended = threading.Event()
+        if self.size > 1 and self.device.type == "cuda":
+            threading.Thread(target=self._last_word, args=(place, ended), daemon=True).start()
         try:
             yield
         except RuntimeError as error:
             if self.size == 1 or not LOST.search(str(error)):
                 raise
-            raise Refusal(f"rank {self.rank} lost the other ranks at {place()}: one of them stopped or did "
-                          "not answer in time; see its message, then go on with --resume LOGDIR, or use "
-                          "torchrun's --max-restarts, which does so by itself", everywhere=False) from None
+            late = LATE.search(str(error)) is not None
+            what = (f"waited {TIMEOUT} s at {place()} for the other ranks: one of them hangs" if late else
+                    f"lost the other ranks at {place()}: one of them stopped")
+            raise Refusal(f"rank {self.rank} {what}; see its message, then go on with --resume LOGDIR, or "
+                          "use torchrun's --max-restarts, which does so by itself",
+                          everywhere=everywhere and not late) from None
+        finally:
+            ended.set()
+
+    def _last_word(self, place, ended: threading.Event) -> None:
+        """Say where this rank stands before NCCL's watchdog, which names no step, ends the process."""
+        was, since = place(), time.monotonic()
+        while not ended.wait(0.1):
+            if place() != was:
+                was, since = place(), time.monotonic()
+            elif time.monotonic() - since > 0.95 * TIMEOUT:
+                print(f"train_gpt.py: rank {self.rank} has waited {0.95 * TIMEOUT:.0f} s at {was}; NCCL ends "
+                      f"the run where it waits {TIMEOUT} s for a rank that hangs; then go on with --resume "
+                      "LOGDIR", file=sys.stderr, flush=True)
+                since = math.inf
 
     def minimum(self, value: int) -> int:
         """The least of the ranks' values."""
@@ -70,6 +95,11 @@ def die_with_launcher() -> None:
     if "LOCAL_RANK" not in os.environ:
         return
     launcher = os.getppid()
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        try:  # the store of the first node's launcher: where it is gone, it died while this process began
+            socket.create_connection((os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]), 30).close()
+        except OSError:
+            os.kill(os.getpid(), signal.SIGKILL)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != launcher:  # it died before the call
@@ -91,8 +121,9 @@ def join_world(device_type: str, sequences: int, val_sequences: int) -> World:
     die_with_launcher()
     defaults = dict(RANK=0, WORLD_SIZE=1, LOCAL_RANK=0)
     rank, size, local = (int(os.environ.get(name, default)) for name, default in defaults.items())
-    fitting = [n for n in range(1, sequences + 1) if sequences % n == 0 and val_sequences % n == 0]
-    if size not in fitting:
+    common = math.gcd(sequences, val_sequences)
+    if common % size:
+        fitting = [n for n in range(1, min(common, 4096) + 1) if common % n == 0]
         raise Refusal(f"world size {size} does not divide the {sequences} sequences of a step; use as many "
                       f"processes as one of {', '.join(map(str, fitting))}", code=2)
     device = torch.device(device_type)
@@ -102,10 +133,13 @@ def join_world(device_type: str, sequences: int, val_sequences: int) -> World:
                           "lower --nproc_per_node", everywhere=False)
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
+    world = World(rank, size, device)
     if size > 1:
-        dist.init_process_group("nccl" if device_type == "cuda" else "gloo",
-                                device_id=device if device_type == "cuda" else None)
-    return World(rank, size, device)
+        with world.together(lambda: "the start of the run", everywhere=True):
+            dist.init_process_group("nccl" if device_type == "cuda" else "gloo",
+                                    timeout=timedelta(seconds=TIMEOUT),
+                                    device_id=device if device_type == "cuda" else None)
+    return world
 
 
 class Clock:

@@ -70,6 +70,7 @@ def rerun(path: Path) -> list[Failure]:
             last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
             raise Refusal(f"{where}: the rerun did not end well: {printable(last, 400)}")
         again = read_log(next(Path(folder).glob("*.txt"))).series[seed]
+    again = [point for point in again if point.step >= run.start[0]]  # a fork's log tells the rest alone
     return _differences(log, seed, again)
 
 

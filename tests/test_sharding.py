@@ -1,4 +1,5 @@
 """Sharded over ranks (gloo, real processes): bit-equal weights and a state that any world size can load."""
+import multiprocessing
 import os
 import socket
 
@@ -55,7 +56,8 @@ def train(world, folder, load=None, steps=(0, 3), bad=False):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(worker, (world, port, str(folder), load, steps, bad), nprocs=world)
+    multiprocessing.set_forkserver_preload(["torch", "optimizers"])  # imported once, not by every rank
+    mp.start_processes(worker, (world, port, str(folder), load, steps, bad), world, start_method="forkserver")
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(world)]
 
 

@@ -88,13 +88,13 @@ def test_a_seed_in_a_batch_equals_that_seed_alone(capsys, laptop, tmp_path):
 def test_world_sizes_agree(laptop, tmp_path, recipe):
     found = {}
     for ranks in (1, 2, 4):
-        process = start(laptop, tmp_path / str(ranks), "--recipe", recipe, "--steps", "10",
-                        "--val-every", "5", ranks=ranks)
+        process = start(laptop, tmp_path / str(ranks), "--recipe", recipe, "--steps", "6",
+                        "--val-every", "3", ranks=ranks)
         _, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
         found[ranks] = losses(the_log(tmp_path / str(ranks)))[0]
     for ranks in (2, 4):
-        assert [s for s, _ in found[ranks]] == [s for s, _ in found[1]] == [0, 5, 10]
+        assert [s for s, _ in found[ranks]] == [s for s, _ in found[1]] == [0, 3, 6]
         assert [x for _, x in found[ranks]] == pytest.approx([x for _, x in found[1]], abs=2e-3)
 
 

@@ -1,0 +1,102 @@
+"""docs/findings.md from docs/findings.in.md: prose whose numbers are filled in from the studies' logs.
+
+A placeholder is {{STUDY WHAT}} or {{STUDY CELL WHAT}}; a contrast stands in the place of a cell. WHAT is
+
+    table, picture, cost, ranks          of the study
+    loss, crossing, seconds              of a cell
+    difference                           of a cell to its baseline, or of a contrast, with its interval
+    below, above                         the verdict on a claim that this difference is below or above zero:
+                                         holds, does not hold (its interval is on the other side of zero), or
+                                         not shown at this scale (its interval holds zero)
+    gain                                 minus the difference
+    leverage-dead, activation-dead       the largest share of dead units of any step, and the last
+    row-spread, orthogonality            of the update of the matrices into the MLP, at the last step
+
+What has no logs yet reads "not run yet".
+"""
+import re
+
+from .cli import Refusal, near
+from .comparison import crossing_words, with_interval
+from .study import ROOT, Study
+from .study_figures import final, worst
+from .study_page import NOT_RUN, cost_words, loss_words, number, ranks_words, share, table
+
+TEMPLATE, PAGE = ROOT / "docs" / "findings.in.md", ROOT / "docs" / "findings.md"
+PLACEHOLDER = re.compile(r"\{\{(.+?)\}\}")
+HEAD = "<!-- Written by scripts/study.py from findings.in.md and the logs: edit that, not this. -->\n\n"
+
+
+def render(template: str, load) -> str:
+    """The template with its placeholders filled in; load(name) gives (Study, figures) of a study.
+
+    Refusal for a placeholder that names nothing.
+    """
+    def fill(match) -> str:
+        words = match[1].split()
+        if len(words) not in (2, 3):
+            raise Refusal(f"findings: {match[0]} is neither {{{{STUDY WHAT}}}} nor {{{{STUDY CELL WHAT}}}}")
+        study, found = load(words[0])
+        say = OF_STUDY.get(words[1]) if len(words) == 2 else OF_CELL.get(words[2])
+        if say is None:
+            known = OF_STUDY if len(words) == 2 else OF_CELL
+            raise Refusal(f"findings: {match[0]}: unknown {words[-1]!r}; {near(words[-1], known)}")
+        if len(words) == 2:
+            return say(study, found)
+        rows = {**found["cells"], **{label: row and dict(difference=row) for label, row in
+                                     found["contrasts"].items()}}
+        if words[1] not in rows:
+            raise Refusal(f"findings: {match[0]}: no cell {words[1]!r}; {near(words[1], rows)}")
+        return (say(rows[words[1]]) if rows[words[1]] else "") or NOT_RUN
+    return HEAD + PLACEHOLDER.sub(fill, template)
+
+
+def _picture(study: Study, found: dict) -> str:
+    if not any("val_loss" in row for row in found["cells"].values()):
+        return NOT_RUN
+    return f"![{study.name}](../records/studies/{study.name}/picture.png)"
+
+
+def _table(study: Study, found: dict) -> str:
+    return table(study, found).replace("](../../../", "](../")
+
+
+def _difference(row: dict, sign: int = 1) -> str:
+    found = row.get("difference")
+    if found is None:
+        return ""
+    ends = [None, None] if found["low"] is None else sorted((sign * found["low"], sign * found["high"]))
+    return with_interval(dict(mean=sign * found["mean"], low=ends[0], high=ends[1]), "+.4f")
+
+
+def _verdict(row: dict, sign: int) -> str:
+    """On the claim that sign * difference is above zero."""
+    found = row.get("difference")
+    if found is None:
+        return ""
+    if found["low"] is None or found["low"] <= 0 <= found["high"]:
+        return "not shown at this scale"
+    return "holds" if sign * found["mean"] > 0 else "does not hold"
+
+
+def _dead(row: dict, metric: str) -> str:
+    top = worst(found, metric) if (found := row.get("diagnostics")) else None
+    return f"{share(top[0])} at step {top[1]}, {share(final(found, metric))} at the end" if top else ""
+
+
+def _last(row: dict, metric: str) -> str:
+    return number(final(row["diagnostics"], metric)) if row.get("diagnostics") else ""
+
+
+OF_STUDY = dict(table=_table, picture=_picture, cost=lambda study, found: cost_words(found),
+                ranks=lambda study, found: ranks_words(found) if found.get("ranks") else NOT_RUN)
+OF_CELL = {
+    "loss": lambda row: loss_words(row) if "val_loss" in row else "",
+    "crossing": lambda row: crossing_words(row["crossing_step"]) if row.get("crossing_step") else "",
+    "seconds": lambda row: f"{row['seconds']['mean']:.0f}" if row.get("seconds") else "",
+    "difference": _difference, "gain": lambda row: _difference(row, -1),
+    "below": lambda row: _verdict(row, -1), "above": lambda row: _verdict(row, 1),
+    "leverage-dead": lambda row: _dead(row, "leverage_dead"),
+    "activation-dead": lambda row: _dead(row, "activation_dead"),
+    "row-spread": lambda row: _last(row, "row_spread"),
+    "orthogonality": lambda row: _last(row, "orthogonality")}

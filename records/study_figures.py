@@ -1,0 +1,154 @@
+"""What the logs of a study show, as plain JSON: the statistics are those of evidence.py."""
+import math
+from datetime import datetime
+
+import numpy as np
+from scipy import stats
+
+from . import curves, evidence, groups
+from .cli import Refusal
+from .comparison import no_time
+from .log import Log, read_log
+from .study import Cell, Study
+
+UNITS = ("leverage_dead", "activation_dead")         # shares of hidden units that are dead
+METRICS = (*UNITS, "row_spread", "orthogonality")    # the latter of the update, see diagnostics.py
+UP = ("blocks.mlp.fc", "blocks.mlp.gate", "blocks.mlp.up")  # the matrices whose rows are hidden units
+
+
+def figures(study: Study) -> dict:
+    """name, question, track, seeds, no_time, cost, `cells`: label -> figures, `contrasts`: label ->
+    difference, and `ranks` where cells have an `x` and the picture is of ranks.
+
+    A cell without every seed of the study has only `done`, the number of its seeds: a mean over those that
+    happen to be there is none of the study's. Refusal for logs that are not whole or of other data.
+    """
+    logs = {cell.label: [read_log(path) for path in study.logs(cell)] for cell in study.cells}
+    series = _series(study)
+    whole = {label: runs for label, runs in series.items() if len(runs) == len(study.seeds)}
+    why = no_time([log for label in whole for log in logs[label]])
+    last = {label: {seed: points[-1].val_loss for seed, points in runs.items()}
+            for label, runs in whole.items()}
+    target = max((log.header["track"]["target"] for of in logs.values() for log in of
+                  if log.header["track"]["target"] is not None), default=None)
+    cells = {}
+    for cell in study.cells:
+        cells[cell.label] = found = dict(done=len(series[cell.label]))
+        if cell.label in whole:
+            found.update(_figures(whole[cell.label], target, why))
+            found["diagnostics"] = _diagnostics(logs[cell.label], study.seeds)
+            if cell.baseline in whole and cell.baseline != cell.label:
+                found.update(baseline=cell.baseline,
+                             difference=evidence.compare(last[cell.label], last[cell.baseline]))
+    result = dict(name=study.name, question=study.question, track=study.track, seeds=study.seeds,
+                  target=target, no_time=why, cost=_cost(study, logs), cells=cells,
+                  contrasts={row["label"]: _contrast(row, last) for row in study.contrasts})
+    if study.picture == "ranks":
+        result["ranks"] = rank_correlation([(cell.x, cells[cell.label]["val_loss"]["mean"])
+                                            for cell in study.cells if cell.label in whole and cell.x])
+    return result
+
+
+def _series(study: Study) -> dict:
+    """label -> seed -> validations, of the study's seeds alone. Refusal for runs on other data than those of
+    the first cell."""
+    found, first = {}, None
+    for cell in study.cells:
+        paths = study.logs(cell)
+        group = groups.read_group(paths) if paths else groups.Group()
+        first = first or (cell, group) if paths else first
+        if paths and not first[1].of_same_data(group):
+            raise Refusal(f"study {study.name}: the logs of {cell.label} are of other data than those of "
+                          f"{first[0].label}; a study compares runs on the same shards")
+        found[cell.label] = {seed: group.series[seed] for seed in study.seeds if seed in group.series}
+    return found
+
+
+def _figures(runs: dict, target: float | None, why: str | None) -> dict:
+    ends = [points[-1] for points in runs.values()]
+    return dict(steps=max(p.step for p in ends), val_loss=evidence.mean_interval(p.val_loss for p in ends),
+                losses={str(seed): points[-1].val_loss for seed, points in runs.items()},
+                crossing_step=evidence.mean_crossing(runs, target) if _dense(runs) else None,
+                seconds=None if why else evidence.mean_interval(p.train_time for p in ends))
+
+
+def _dense(runs: dict) -> bool:
+    """Whether validations stand close enough for a crossing between them to mean something."""
+    steps = evidence.grid(runs)
+    return len(steps) > 5
+
+
+def _contrast(row: dict, last: dict) -> dict | None:
+    """The mean of of[0] - of[1], or of (of[0] - of[1]) - (minus[0] - minus[1]), paired by seed; None if a
+    cell is not whole."""
+    if any(label not in last for label in (*row["of"], *row["minus"])):
+        return None
+    a, b = (last[label] for label in row["of"])
+    if not row["minus"]:
+        return evidence.compare(a, b)
+    c, d = (last[label] for label in row["minus"])
+    return evidence.compare({seed: a[seed] - b[seed] for seed in a}, {seed: c[seed] - d[seed] for seed in c})
+
+
+def _cost(study: Study, logs: dict) -> dict:
+    """Runs of this study's own, and their core hours (of a GPU: GPU hours), from start to end of each."""
+    hours, runs, kinds = 0.0, 0, set()
+    for cell in study.cells:
+        for log in logs[cell.label] if cell.logs is None else ():
+            end = next(data["ended"] for _, kind, data in log.events if kind == "end")
+            took = datetime.fromisoformat(end) - datetime.fromisoformat(log.header["started"])
+            hardware, cpu = log.header["hardware"], log.header["hardware"]["device"] == "cpu"
+            hours += took.total_seconds() / 3600 * (hardware["threads"] if cpu else log.header["world_size"])
+            kinds.add("core" if cpu else "GPU")
+            runs += len(log.header["seeds"])
+    return dict(runs=runs, hours=round(hours, 2), unit=" and ".join(sorted(kinds)) or "core")
+
+
+def rank_correlation(pairs: list) -> dict | None:
+    """Spearman's r of (x, y) pairs, its 95 % interval tanh(atanh r -+ 1.96 sqrt((1 + r^2 / 2) / (n - 3)))
+    (Bonett and Wright, Psychometrika 65, 2000) and two-sided p; None for fewer than 5 pairs."""
+    if len(pairs) < 5:
+        return None
+    test, n = stats.spearmanr(*zip(*pairs)), len(pairs)
+    r = float(test.statistic)
+    z, half = math.atanh(min(max(r, -0.9999), 0.9999)), 1.96 * math.sqrt((1 + r * r / 2) / (n - 3))
+    return dict(n=n, mean=r, low=math.tanh(z - half), high=math.tanh(z + half), p=float(test.pvalue))
+
+
+########################################
+#             Diagnostics              #
+########################################
+
+
+def _diagnostics(logs: list[Log], seeds: list[int]) -> dict | None:
+    """metric -> step -> mean, low and high over seeds, each [layer] -> value; None where the logs have none.
+
+    All but activation_dead are of the matrices into the MLP, whose rows are its hidden units (SwiGLU: the
+    smaller value of gate's and up's, since dead is who is so in both); step 0 has no momentum, and so none.
+    """
+    found = {metric: {} for metric in METRICS}
+    for step, by_seed in curves.diagnostics(logs).items():
+        events = [data for seed, data in by_seed.items() if seed in seeds]
+        if len(events) < len(seeds):
+            continue
+        for metric in METRICS:
+            layers = [data.get(metric) or np.min([data[kind][metric] for kind in UP if kind in data], axis=0)
+                      for data in events if metric in data or (step and any(kind in data for kind in UP))]
+            if len(layers) == len(events):
+                found[metric][step] = {name: over(layers, axis=0).tolist() for name, over in
+                                       (("mean", np.mean), ("low", np.min), ("high", np.max))}
+    return found if found["activation_dead"] else None
+
+
+def worst(found: dict, metric: str) -> tuple[float, int] | None:
+    """The largest mean over the layers of any step, and that step; None without the metric."""
+    means = {step: float(np.mean(of["mean"])) for step, of in found[metric].items()}
+    if not means:
+        return None
+    step = max(means, key=lambda step: (means[step], -step))
+    return means[step], step
+
+
+def final(found: dict, metric: str) -> float | None:
+    """The mean over the layers at the last step."""
+    return float(np.mean(found[metric][max(found[metric])]["mean"])) if found[metric] else None

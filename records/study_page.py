@@ -1,0 +1,175 @@
+"""The README.md of a study: its question, tables, tuning and command, all from logs."""
+import json
+
+from .comparison import crossing_words, with_interval
+from .study import ROOT, Study
+from .study_figures import UNITS, final, worst
+
+NOT_RUN = "not run yet"
+
+
+def page(study: Study, found: dict) -> str:
+    """The whole text; `found` is study_figures.figures(study)."""
+    parts = [f"# {study.name}", study.question, _runs(study, found), table(study, found)]
+    if found["contrasts"]:
+        parts.append(_contrasts(found))
+    if found.get("ranks"):
+        parts.append(f"Rank correlation of the two columns (Spearman, 95 %): {ranks_words(found)}.")
+    if any(row.get("diagnostics") for row in found["cells"].values()):
+        parts.append(_diagnostics(found))
+    if any("val_loss" in row for row in found["cells"].values()):
+        parts.append(f"![{study.name}](picture.png)")
+    parts += [_notes(study, found), *([study.note] if study.note else [])]
+    if study.tuning is not None:
+        parts.append(_tuning(study))
+    parts += [_command(study, found),
+              "This page is written by scripts/study.py from the logs; `scripts/study.py --check` compares."]
+    return "\n\n".join(parts) + "\n"
+
+
+def _runs(study: Study, found: dict) -> str:
+    left = sum(len(study.seeds) - found["cells"][cell.label]["done"] for cell in study.cells)
+    seeds = ", ".join(map(str, study.seeds))
+    state = f"; {left} of its runs are {NOT_RUN}" if left else ""
+    return f"Track `{study.track}`, seeds {seeds}{state}."
+
+
+def grid(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, *rows]
+    text = [f"| {' | '.join(cells)} |" for cells in lines]
+    return "\n".join([text[0], "|---" * len(head) + "|", *text[1:]])
+
+
+def loss_words(row: dict) -> str:
+    spread = row["val_loss"]["sd"]
+    return f"{row['val_loss']['mean']:.4f}" + ("" if spread is None else f" (sd {spread:.4f})")
+
+
+def table(study: Study, found: dict) -> str:
+    """A row a cell, in the order of the file; columns that no cell has are left out."""
+    axis = study.axis
+    columns = {"cell": lambda cell, row: f"`{cell.label}`" if cell.logs is None else _link(cell),
+               axis: lambda cell, row: f"{cell.x:,g}" if axis and cell.x is not None else "",
+               "final loss, nats": lambda _, row: loss_words(row),
+               "crossing step": lambda _, row: crossing_words(row["crossing_step"])
+               if row["crossing_step"] else "",
+               "training seconds": lambda _, row: f"{row['seconds']['mean']:.0f}" if row["seconds"] else "",
+               "minus": lambda _, row: f"`{row['baseline']}`" if "difference" in row else "",
+               "difference, nats": lambda _, row: with_interval(row.get("difference"), "+.4f"),
+               "p": lambda _, row: p_words(row.get("difference")),
+               "r": lambda _, row: _correlation(row.get("difference"))}
+    rows = []
+    for cell in study.cells:
+        row = found["cells"][cell.label]
+        if "val_loss" not in row:
+            state = f"{row['done']} of {len(study.seeds)} seeds done" if row["done"] else NOT_RUN
+            rows.append([say(cell, row) if i < 2 else state * (i == 2) for i, say in
+                         enumerate(columns.values())])
+        else:
+            rows.append([say(cell, row) for say in columns.values()])
+    keep = [i for i, _ in enumerate(columns) if any(row[i] for row in rows)]
+    return grid([list(columns)[i] for i in keep], [[row[i] for i in keep] for row in rows])
+
+
+def _link(cell) -> str:
+    return f"[`{cell.label}`](../../../{cell.logs.relative_to(ROOT).as_posix()})"
+
+
+def p_words(found: dict | None) -> str:
+    if found is None or found["p"] is None:
+        return ""
+    return "< .001" if found["p"] < 0.001 else f"{found['p']:.2g}"
+
+
+def _correlation(found: dict | None) -> str:
+    value = (found or {}).get("correlation")
+    return "" if value is None else f"{value:.2f}"
+
+
+def _contrasts(found: dict) -> str:
+    rows = [[f"`{label}`", with_interval(row, "+.4f") if row else NOT_RUN, p_words(row)]
+            for label, row in found["contrasts"].items()]
+    return grid(["contrast", "nats (95 %)", "p"], rows)
+
+
+def ranks_words(found: dict) -> str:
+    row = found["ranks"]
+    return f"{with_interval(row, '.2f')}, n = {row['n']}, p = {row['p']:.2g}"
+
+
+def share(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f} %"
+
+
+def _diagnostics(found: dict) -> str:
+    rows = []
+    for label, row in found["cells"].items():
+        if of := row.get("diagnostics"):
+            cells = [f"`{label}`"]
+            for metric in UNITS:
+                top = worst(of, metric)
+                cells += [f"{share(top[0])} at step {top[1]}" if top else "", share(final(of, metric))]
+            rows.append([*cells, *(number(final(of, metric)) for metric in ("row_spread", "orthogonality"))])
+    head = ["cell", "leverage below 1 % of uniform: most", "at the end",
+            "activation below 1 % of the layer's median: most", "at the end", "row spread", "orthogonality"]
+    return ("Hidden units that are dead, and at the end the update of the matrices into the MLP: spread of "
+            "its row norms over their mean, |U'U - I| / sqrt(n). Means over layers and seeds.\n\n"
+            + grid(head, rows))
+
+
+def number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _notes(study: Study, found: dict) -> str:
+    said = ["Differences are paired by seed, with 95 % t-intervals and two-sided p; r is the correlation "
+            "over seeds."]
+    if any(row.get("crossing_step") for row in found["cells"].values()):
+        said.append(f"The crossing step is where the loss comes down to {found['target']:g}, with its 95 % "
+                    "interval.")
+    if found["no_time"]:
+        said.append(f"No training seconds are compared: {found['no_time']}.")
+    elif any(row.get("seconds") for row in found["cells"].values()):
+        said.append("Training seconds are of runs beside one another on one machine; for a fair ratio of two "
+                    "recipes see scripts/compare.py.")
+    if any(cell.logs is not None for cell in study.cells):
+        said.append("Cells with a link are runs made elsewhere, here with this study's seeds alone.")
+    return " ".join(said)
+
+
+def tuning_rows(study: Study) -> list[list[str]]:
+    """recipe, then each point of its grid and the loss there; the best in bold."""
+    rows = []
+    for recipe, grid_ in study.tuning.grids.items():
+        path = study.folder.parents[1] / "tuning" / f"{study.track}_{recipe}.json"
+        if not path.exists():
+            rows.append([recipe, NOT_RUN, *[""] * (study.tuning.runs - 1)])
+            continue
+        held = json.loads(path.read_text())
+        cells = []
+        for row in held["rows"]:
+            best = row["lr"] == held["best"]["lr"] and row["weight_decay"] == held["best"]["weight_decay"]
+            loss = "diverged" if row["val_loss"] is None else f"{row['val_loss']:.4f}"
+            mark = "**" if best else ""
+            cells.append(f"{row['lr']:g}, {row['weight_decay']:g}: {mark}{loss}{mark}")
+        rows.append([recipe, *cells, *[""] * (study.tuning.runs - len(cells))])
+    return rows
+
+
+def _tuning(study: Study) -> str:
+    runs, seeds = study.tuning.runs, ", ".join(map(str, study.tuning.seeds))
+    return (f"## Tuning\n\nLearning rate, then weight decay at the best one, {runs} runs a recipe on seed "
+            f"{seeds}, by scripts/sweep.py; final loss, the best in bold.\n\n"
+            + grid(["recipe", *(f"run {i + 1}: lr, weight decay" for i in range(runs))], tuning_rows(study)))
+
+
+def cost_words(found: dict) -> str:
+    cost = found["cost"]
+    if not cost["runs"]:
+        return "no runs of its own"
+    return f"{cost['runs']} runs, {cost['hours']:.1f} {cost['unit']} hours"
+
+
+def _command(study: Study, found: dict) -> str:
+    done = cost_words(found)
+    return f"## Again\n\n    python scripts/study.py {study.name}\n\nMade by {done} (tuning apart)."

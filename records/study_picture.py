@@ -1,0 +1,159 @@
+"""The picture of a study, one kind for each question: losses, growth, death, ranks. Colours and markers both
+tell lines apart (Okabe and Ito's palette); every interval is of 95 %, a band that of the seeds."""
+import hashlib
+import json
+import warnings
+from pathlib import Path
+from statistics import median
+
+from .page_style import LIGHT
+from .study import Study
+from .study_figures import UNITS
+from .svg import frame
+
+MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)))
+TITLES = {"leverage_dead": "units with leverage below\n1 % of uniform (% of the layer)",
+          "activation_dead": "units with activation below\n1 % of the median (% of the layer)"}
+KEY = "Figures"  # in the file's metadata: what it was drawn from
+
+
+def mark(found: dict) -> str:
+    """A digest of all that is drawn."""
+    return hashlib.sha256(json.dumps([found["cells"], found.get("ranks")]).encode()).hexdigest()
+
+
+def is_of(path: Path, found: dict) -> bool:
+    """Whether the picture at `path` was drawn from these figures."""
+    return path.exists() and mark(found).encode() in path.read_bytes()
+
+
+def draw(study: Study, found: dict, path: Path) -> None:
+    """Write the picture as PNG; nothing where no cell is whole."""
+    if not any("val_loss" in row for row in found["cells"].values()):
+        path.unlink(missing_ok=True)
+        return
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    with plt.rc_context({"text.parse_math": False}), warnings.catch_warnings(action="ignore"):
+        kinds = dict(losses=_losses, growth=_growth, death=_death, ranks=_ranks)
+        figure = kinds[study.picture](plt, study, found)
+        figure.savefig(path, dpi=150, metadata={KEY: mark(found)})
+        plt.close(figure)
+
+
+def _ends(row: dict) -> list[list[float]]:
+    """matplotlib's error bar of a mean with its interval; nothing where there is none."""
+    if row["low"] is None:
+        return [[0], [0]]
+    return [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
+
+
+def _whole(study: Study, found: dict) -> list:
+    return [(cell, row) for cell in study.cells if "val_loss" in (row := found["cells"][cell.label])]
+
+
+def _losses(plt, study: Study, found: dict):
+    """Left the loss of every seed and the mean, right the paired difference from the baseline."""
+    rows = sorted(_whole(study, found), key=lambda pair: -pair[1]["val_loss"]["mean"])
+    paired = any("difference" in row for _, row in rows)
+    size = (4.6 * (1 + paired), 1.3 + 0.32 * len(rows))
+    figure, axes = plt.subplots(1, 1 + paired, figsize=size, layout="constrained", sharey=True,
+                                squeeze=False)
+    left, right = axes[0][0], axes[0][-1]
+    _bars(left, [row["val_loss"] for _, row in rows], "o", LIGHT[0])
+    for i, (_, row) in enumerate(rows):
+        left.plot(list(row["losses"].values()), [i] * len(row["losses"]), "|", color=LIGHT[5], ms=9)
+    left.set(xlabel="final validation loss (nats): mean, 95 %, seeds", yticks=range(len(rows)),
+             yticklabels=[cell.label for cell, _ in rows], ylim=(-0.6, len(rows) - 0.4))
+    if paired:
+        _bars(right, [row.get("difference") for _, row in rows], "s", LIGHT[1])
+        names = sorted({row["baseline"] for _, row in rows if "difference" in row})
+        right.axvline(0, color="0.4", lw=1, ls=(0, (2, 2)))
+        right.set(xlabel=f"loss minus that of {' or '.join(names)}\n(nats, paired by seed, 95 %)")
+    for ax in axes[0]:
+        ax.grid(alpha=0.25)
+    return figure
+
+
+def _bars(ax, found: list, marker: str, colour: str) -> None:
+    """Means with their intervals, a line each. What lies so far above the rest that they could not be told
+    apart beside it stands as a number at the edge."""
+    means = [row["mean"] for row in found if row]
+    most = min(means) + 4 * (median(means) - min(means))
+    inside = [row for row in found if row and row["mean"] <= most] or [row for row in found if row]
+    for i, row in enumerate(found):
+        if row in inside:
+            ax.errorbar(row["mean"], i, xerr=_ends(row), fmt=marker, color=colour, capsize=3)
+        elif row:
+            ax.annotate(f"{row['mean']:.4f} \u2192", (0.99, i), xycoords=("axes fraction", "data"),
+                        ha="right", va="center", color=colour)
+    ends = [row[end] if row[end] is not None else row["mean"] for row in inside for end in ("low", "high")]
+    ax.set_xlim(*frame(ends, 0.12))
+
+
+def _growth(plt, study: Study, found: dict):
+    """The gain over the baseline (its loss minus the cell's) by the cell's x, a line for each `line`."""
+    figure, axes = plt.subplots(figsize=(5.6, 4), layout="constrained")
+    rows = [(cell, row) for cell, row in _whole(study, found) if "difference" in row and cell.line]
+    names = list(dict.fromkeys(cell.line for cell, _ in rows))
+    for k, name in enumerate(names):
+        points = sorted((cell.x, row["difference"]) for cell, row in rows if cell.line == name)
+        shift = 1 + 0.02 * (k - (len(names) - 1) / 2)  # apart, so that no interval hides another
+        x, gains = [x * shift for x, _ in points], [-found["mean"] for _, found in points]
+        ends = [[end[0] for end in side] for side in zip(*(_ends(found)[::-1] for _, found in points))]
+        axes.errorbar(x, gains, yerr=ends, label=name, color=LIGHT[k % 6], marker=MARKERS[k % 6],
+                      ls=DASHES[k % 6], capsize=3)
+    ticks = sorted({cell.x for cell, _ in rows})
+    axes.axhline(0, color="0.4", lw=1, ls=(0, (2, 2)))
+    axes.set(xscale="log", xlabel=study.axis, ylabel="gain in final loss (nats, paired, 95 %)")
+    axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+    axes.set_xticks([], minor=True)
+    axes.grid(alpha=0.25)
+    if rows:
+        axes.legend(frameon=False)
+    return figure
+
+
+def _death(plt, study: Study, found: dict):
+    """Dead units by step, a row of panels for each kind of death and a panel for each layer: the mean over
+    seeds, with a band from the lowest seed to the highest."""
+    rows = [(cell, row["diagnostics"]) for cell, row in _whole(study, found) if row.get("diagnostics")]
+    layers = max((len(of["mean"]) for _, dead in rows for of in dead[UNITS[1]].values()), default=1)
+    figure, axes = plt.subplots(2, layers, figsize=(2.4 * layers + 1, 5.2), layout="constrained",
+                                sharex=True, sharey="row", squeeze=False)
+    for panels, metric in zip(axes, UNITS):
+        for layer, ax in enumerate(panels):
+            for k, (cell, dead) in enumerate(rows):
+                points = [(step, *(100 * of[what][layer] for what in ("mean", "low", "high")))
+                          for step, of in dead[metric].items()]
+                if points:
+                    steps, mean, low, high = zip(*points)
+                    ax.plot(steps, mean, label=cell.label, color=LIGHT[k % 6], ls=DASHES[k % 6],
+                            marker=MARKERS[k % 6], ms=3, lw=1.5)
+                    ax.fill_between(steps, low, high, color=LIGHT[k % 6], alpha=0.2, lw=0)
+            ax.set_title(f"layer {layer}", fontsize=9)
+            ax.grid(alpha=0.25)
+        panels[0].set_ylabel(TITLES[metric], fontsize=8)
+    for ax in axes[-1]:
+        ax.set_xlabel("step")
+    handles, names = axes[-1][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=max(1, len(names)), frameon=False)
+    return figure
+
+
+def _ranks(plt, study: Study, found: dict):
+    """The final loss here, in order of the public number of the same recipe."""
+    rows = sorted(((cell, row) for cell, row in _whole(study, found) if cell.x is not None),
+                  key=lambda pair: -pair[0].x)
+    figure, axes = plt.subplots(figsize=(6.4, 1.4 + 0.32 * len(rows)), layout="constrained")
+    _bars(axes, [row["val_loss"] for _, row in rows], "o", LIGHT[0])
+    if ranks := found["ranks"]:
+        axes.set_title(f"rank correlation {ranks['mean']:.2f} ({ranks['low']:.2f} to {ranks['high']:.2f}, "
+                       f"n = {ranks['n']})", fontsize=10)
+    axes.set(xlabel=f"final loss on {study.track} (nats): mean, 95 %", ylabel=f"in order of {study.axis}",
+             yticks=range(len(rows)), yticklabels=[f"{cell.label} ({cell.x:,g})" for cell, _ in rows],
+             ylim=(-0.6, len(rows) - 0.4))
+    axes.grid(alpha=0.25)
+    return figure

@@ -1,0 +1,216 @@
+"""Runs of two ranks that are made to fail: a tiny version of the laptop track, real processes and signals.
+
+The ranks are forked from a server process that has imported torch once, which makes a run cheap; with
+`torchrun` they are started as a person starts them.
+"""
+import ctypes
+import json
+import multiprocessing
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import train_gpt
+from records import checkpoint, world
+from records.log import read_log
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ["--track", "laptop", "--device", "cpu", "--recipe", "muon", "--allow-custom", "--track.context", "64",
+        "--track.tokens_per_step", "256", "--track.val_tokens", "1024", "--track.val_every", "10",
+        "--track.tail", "0", "--track.model.num_layers", "1", "--track.model.model_dim", "32",
+        "--track.model.head_dim", "16", "--steps", "60", "--checkpoint-every", "10", "--save"]
+BEHIND_TWO = r"(?m)^@ checkpoint .*\"step\": 20"  # in the log: two checkpoints are written
+LOCAL = dict(OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo")
+
+_server = multiprocessing.get_context("forkserver")
+_server.set_forkserver_preload(["train_gpt"])
+
+
+def text(folder):
+    return "".join(path.read_text(errors="replace") for path in Path(folder).glob("*.txt"))
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def command(laptop, folder, *args):
+    return list(map(str, [*TINY, "--data-dir", laptop, "--log-dir", folder, *args]))
+
+
+def obey_modes():
+    """From now on the modes of files and folders bind this process, though it is root's."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # capset(2): version 3, this process
+    sets = (ctypes.c_uint32 * 6)()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.capget(header, sets) == 0:
+        sets[0] &= ~0b10  # CAP_DAC_OVERRIDE, of the effective set
+        libc.capset(header, sets)
+
+
+def _rank(words, environment, output, settings):
+    """The body of a forked rank."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.update(environment)
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    torch.set_num_threads(1)
+    if "timeout" in settings:
+        world.TIMEOUT = settings["timeout"]
+    if settings.get("obey_modes"):
+        obey_modes()
+    if "file_bytes" in settings:
+        limit_files(0, settings["file_bytes"])
+    sys.exit(train_gpt.main(words))
+
+
+def limit_files(pid, size):
+    """No file that the process writes may get longer than `size` bytes: its next write ends there, as one
+    does where the disk is full."""
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+class Ranks:
+    """A run of `size` ranks on its way; a context manager that leaves none behind."""
+
+    def __init__(self, laptop, folder, *args, size=2, **settings):
+        self.folder, port = Path(folder), str(free_port())
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self.outputs = [self.folder.with_name(f"{self.folder.name}.{r}.out") for r in range(size)]
+        self.processes = []
+        for rank, output in enumerate(self.outputs):
+            place = dict(LOCAL, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size),
+                         MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+            words = command(laptop, folder, *args)
+            self.processes.append(_server.Process(target=_rank, args=(words, place, output, settings)))
+            self.processes[-1].start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            process.kill()
+            process.join()
+
+    def pids(self):
+        return [process.pid for process in self.processes]
+
+    def alive(self):
+        return any(process.is_alive() for process in self.processes)
+
+    def said(self):
+        """What the ranks printed to their terminals, without progress."""
+        lines = "".join(path.read_text() for path in self.outputs if path.exists()).splitlines()
+        return [line for line in lines if line.startswith("train_gpt.py: ") or "Traceback" in line
+                or " is passed over: " in line]
+
+    def wait(self, seconds=100):
+        """The exit codes, by rank."""
+        deadline = time.monotonic() + seconds
+        for process in self.processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+        assert not self.alive(), "the ranks hang"
+        return [process.exitcode for process in self.processes]
+
+
+class Torchrun(Ranks):
+    """The same under torchrun, in a session of its own."""
+
+    def __init__(self, laptop, folder, *args, size=2, restarts=0, prefix=()):
+        self.folder, self.outputs = Path(folder), [Path(f"{folder}.out")]
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        words = [*prefix, sys.executable, "-m", "torch.distributed.run", "--standalone",
+                 f"--nproc_per_node={size}", f"--max-restarts={restarts}", ROOT / "train_gpt.py",
+                 *command(laptop, folder, *args)]
+        with open(self.outputs[0], "w") as output:
+            self.launcher = subprocess.Popen(list(map(str, words)), stdout=output, stderr=output,
+                                             env={**os.environ, **LOCAL}, start_new_session=True)
+
+    def __exit__(self, *_):
+        self.launcher.kill()  # which its workers must not outlive
+        self.launcher.wait()
+
+    def pids(self):
+        """Of the workers, by rank; none while there are not all."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                words = (folder / "environ").read_bytes().split(b"\0")
+            except OSError:  # it ended in between
+                continue
+            ranks = [int(word[5:]) for word in words if word.startswith(b"RANK=")]
+            if parent == self.launcher.pid and ranks:
+                found[ranks[0]] = int(folder.name)
+        return [found[rank] for rank in sorted(found)]
+
+    def alive(self):
+        return self.launcher.poll() is None
+
+    def wait(self, seconds=300):
+        return [self.launcher.wait(seconds)]
+
+
+def wait_for(run, pattern, seconds=120):
+    """Until the run's log matches."""
+    deadline = time.monotonic() + seconds
+    while not re.search(pattern, text(run.folder)):
+        assert time.monotonic() < deadline and run.alive(), run.said()
+        time.sleep(0.002)
+
+
+def finish(laptop, folder, *args, **settings):
+    """Go on with the run in `folder` until it is complete; what the ranks said."""
+    with Ranks(laptop, folder, "--resume", folder, *args, **settings) as run:
+        codes = run.wait()
+        assert codes == [0] * len(codes), run.said()
+        return run.said()
+
+
+def outcome(folder):
+    """(losses by step, final weights) of a run; its log must be whole and complete."""
+    (path,) = Path(folder).glob("*.txt")
+    log = read_log(path)
+    assert (log.problems, log.status) == ([], "complete")
+    losses = {seed: [(p.step, p.val_loss) for p in points] for seed, points in log.series.items()}
+    return losses, torch.load(folder / "weights_seed0.pt", weights_only=True)
+
+
+def same(a, b):
+    """Whether two outcomes are equal to the last bit."""
+    return a[0] == b[0] and a[1].keys() == b[1].keys() and all(torch.equal(a[1][n], b[1][n]) for n in a[1])
+
+
+def checkpoints(folder):
+    """The steps of the checkpoints in `folder` that load; those that claim to be whole and do not load."""
+    good, bad = [], []
+    for path in sorted(Path(folder).glob("checkpoint_*.json")):
+        try:
+            good.append(checkpoint.load(path)[0]["step"])
+        except ValueError:
+            bad.append(path.name)
+    return good, bad
+
+
+def last_resume(folder):
+    """The last `resume` event of a log."""
+    (path,) = Path(folder).glob("*.txt")
+    return [data for _, kind, data in read_log(path).events if kind == "resume"][-1]
+
+
+def reason(folder):
+    """Why the log says that the run ended last; "" where it was killed before it could."""
+    ends = re.findall(r"(?m)^@ end (\{.*\}) #", text(folder))
+    return json.loads(ends[-1]).get("reason", json.loads(ends[-1])["status"]) if ends else ""
