@@ -77,8 +77,8 @@ def even(G: Tensor) -> tuple[Tensor, Tensor]:
 
 def correction(U: Tensor, beta: float) -> Tensor:
     """((cols/rows) / |U_i|^2)^beta, (..., rows, 1); 1 where a row is zero: 0 * inf would make it NaN."""
-    norm = torch.linalg.vector_norm(U, dim=-1, keepdim=True, dtype=torch.promote_types(U.dtype, torch.float32))
-    return torch.where(norm > 1e-7, (U.size(-1) / U.size(-2)) ** 0.5 / norm, 1).pow(2 * beta)
+    energy = U.float().square().sum(dim=-1, keepdim=True)
+    return torch.where(energy > 1e-14, U.size(-1) / U.size(-2) / energy, 1).pow(beta)
 
 
 def restart(G: Tensor, D: Tensor, iterations: int, beta: float, method: str, dtype) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
-CPU_PART_BYTES = 2**22  # of weights, that the CPU steps in one batched call
+CPU_STACK_BYTES = 2**22  # of weights; larger stacks are split on the CPU, where it costs no launches
 BALANCES = ("rows", "columns", "long", None)
 
 
@@ -94,8 +94,10 @@ class Stack:
         self.whole: tuple | None = None  # (stack, indices): a part of a stack, made for one step
 
     def batch(self, tensors: list, slots: int, dtype: torch.dtype | None = None) -> Tensor:
-        """`tensors` as one (slots, rows, cols), zeros in the slots behind the last."""
+        """`tensors` as one (slots, rows, cols), zeros in the slots behind the last; one alone is not copied."""
         like = self.params[0]
+        if len(tensors) == slots == 1:
+            return tensors[0].detach().to(dtype or like.dtype)[None]
         out = torch.empty((slots, *like.shape), dtype=dtype or like.dtype, device=like.device)
         if tensors:
             torch._foreach_copy_(list(out[:len(tensors)].unbind(0)), tensors)
@@ -240,9 +242,13 @@ class MatrixOptimizer(torch.optim.Optimizer):
             members: dict = {}
             for p, name in zip(group["params"], _names(group)):
                 members.setdefault((tuple(p.shape), p.dtype, p.device), []).append((p, name))
-            for pairs in members.values():
-                params, names = [p for p, _ in pairs], [name for _, name in pairs]
-                stacks.append(Stack(group, params, names, self.rank, self.world_size))
+            for (_, _, device), pairs in members.items():
+                length = len(pairs)
+                if device.type == "cpu" and self.world_size == 1:  # a stack should fit the cache
+                    length = max(1, CPU_STACK_BYTES // pairs[0][0].nbytes)
+                for i in range(0, len(pairs), length):
+                    params, names = zip(*pairs[i:i + length])
+                    stacks.append(Stack(group, params, names, self.rank, self.world_size))
         stacks.sort(key=lambda s: -s.params[0].numel() * s.per_rank)
         for stack in stacks:
             stack.allocate(self.chain, self.state)
@@ -317,19 +323,15 @@ class MatrixOptimizer(torch.optim.Optimizer):
         return new if count == stack.per_rank else torch.cat((new, weight[count:]))
 
     def _run(self, weight: Tensor, grad: Tensor, state: dict, scalars: dict, group: dict, skip) -> Tensor:
-        """The chain on a whole stack: one compiled call on CUDA; on the CPU in parts that fit its cache."""
         rest = (scalars, group["balance"], group["step"] == 0)
         if weight.is_cuda:
             if self._compiled is None:
                 # dynamic=False: a stack's shape never changes, so each is compiled once and for good.
                 self._compiled = torch.compile(run_chain, dynamic=False)
             return self._compiled(self.chain, weight, grad, state, *rest, skip)
-        if skip != 0:  # here a look at the flag costs nothing, and saves the passes that mask
+        if skip != 0:  # on the CPU a look at the flag costs nothing, and saves the passes that mask
             return weight
-        part = max(1, CPU_PART_BYTES // weight[0].nbytes)
-        return torch.cat([run_chain(self.chain, weight[i:i + part], grad[i:i + part],
-                                    {name: value[i:i + part] for name, value in state.items()}, *rest, None)
-                          for i in range(0, len(weight), part)])
+        return run_chain(self.chain, weight, grad, state, *rest, None)
 
     def _gather(self, stack: Stack, mine: Tensor) -> tuple:
         if self.world_size == 1:

@@ -20,7 +20,31 @@ def laptop(tmp_path_factory):
     return folder
 
 
+MATRIX = pytest.StashKey[list]()  # rows of the fault matrix: fault, where, kept, digits equal, message
+
+
+@pytest.fixture
+def matrix(request):
+    """matrix(fault, where, kept, message, digits): one row; a test that ends notes that digits are equal."""
+    def note(fault, where, kept, message, digits=True):
+        digits = "equal" if digits else "n/a"
+        request.config.stash[MATRIX].append((fault, where, str(kept), digits, message))
+    return note
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    rows = config.stash[MATRIX]
+    if not rows or "not faults" in config.option.markexpr:
+        return
+    rows = [("fault", "where", "kept", "digits", "message"), *rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    terminalreporter.section("fault matrix")
+    for row in rows:
+        terminalreporter.write_line("  ".join([*map(str.ljust, row, widths), row[4][:90]]))
+
+
 def pytest_configure(config):
+    config.stash[MATRIX] = []
     config.addinivalue_line("markers", "faults: one more case of the fault matrix; runs with `-m faults`")
     if not config.option.markexpr:
         config.option.markexpr = "not faults"

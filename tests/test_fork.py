@@ -5,12 +5,11 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -23,14 +22,14 @@ from records.fork_evidence import lines, weigh
 from records.log import Log, Point, read_log
 from records.planning import seeds_for_interval
 from records.rules import judge_record
-from scripts import fork
+from scripts import fork, replay
 from tests.made_logs import make_log, parts, rechain
 from tests.verifying import check  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--track", "laptop", "--device", "cpu", "--allow-custom", "--track.val_tokens=256",
         "--track.val_every", "10", "--track.tail", "0", "--track.context", "64", "--track.tokens_per_step",
-        "256", "--track.model.num_layers", "1", "--track.model.model_dim", "32", "--steps", "150"]
+        "256", "--track.model.num_layers", "1", "--track.model.model_dim", "32", "--steps", "200"]
 WRAPPERS = (EmaNesterov(0.6, 0.9, first=5, last=120), TailAverage(first=100, horizon=10, weight=0.5))
 WRAPPED = replace(RECIPES["aurora"], name="wrapped", wrappers=WRAPPERS)
 PARTING = "wrapped+cooldown_frac=0.5+wrappers.TailAverage.first=80"  # from the lr of step 91 on
@@ -67,28 +66,30 @@ def words(laptop, folder):
             "--data-dir", laptop]
 
 
+def kill_the_trainer(folder, step):
+    """Kill the process that trains in `folder` once its log has `step`."""
+    while not any(f"step:{step}/" in path.read_text() for path in folder.glob("*.txt")):
+        time.sleep(0.02)
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended in between
+            if str(folder).encode() in (process / "cmdline").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)
+
+
 @pytest.fixture(scope="module")
 def forked(checkout, laptop, tmp_path_factory):
-    """The folder of a fork of two variants that a signal stopped and the same command ended, and what it
-    printed then."""
-    folder = tmp_path_factory.mktemp("forked") / "D"
-    command = [sys.executable, checkout / "scripts/fork.py", *words(laptop, folder)]
-    process = subprocess.Popen(list(map(str, command)), text=True, stdout=subprocess.PIPE, cwd=folder.parent,
-                               stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    log, deadline = None, time.monotonic() + 120
-    while log is None or f"step:{AT + 10}/" not in log.read_text():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        log = next((folder / "seed0_wrapped").glob("*.txt"), None)
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 143 and not out and err.splitlines()[-1].startswith("fork.py: stopped by")
-    with pytest.MonkeyPatch.context() as patch:  # on in this process, which saves the imports of another
+    """The folder of a fork of two variants of which one was killed and that the same command ended, and what
+    it printed both times."""
+    folder, printed = tmp_path_factory.mktemp("forked") / "D", []
+    with pytest.MonkeyPatch.context() as patch:
         patch.setitem(RECIPES, "wrapped", WRAPPED)
         patch.setattr(fork, "ROOT", checkout)
-        with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
-            assert fork.main([*words(laptop, folder), "--json"]) == 0
-    return folder, json.loads(out.getvalue()), err.getvalue()
+        Thread(target=kill_the_trainer, args=(folder / "seed0_wrapped", AT + 10), daemon=True).start()
+        for code in (1, 0):
+            with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+                assert fork.main([*words(laptop, folder), "--json"]) == code
+            printed.append((out.getvalue(), err.getvalue()))
+    return folder, printed
 
 
 def the_log(folder):
@@ -108,8 +109,10 @@ def test_a_fork_has_the_digits_of_a_full_run(wrapped, forked, laptop, tmp_path, 
 
 
 def test_an_interrupted_fork_goes_on_and_what_is_done_is_kept(forked):
-    folder, found, err = forked
-    assert "trunk" not in err  # that was done
+    folder, ((nothing, first), (out, second)) = forked
+    assert not nothing and first.splitlines()[-1].startswith("fork.py: wrapped of seed 0 failed: ")
+    assert "trunk" in first and "trunk" not in second  # that was done
+    found = json.loads(out)
     kinds = {name: [kind for _, kind, _ in the_log(folder / f"seed0_{name}").events if kind != "source"]
              for name in ("wrapped", PARTING)}
     assert kinds["wrapped"].count("resume") == 2 and kinds[PARTING].count("resume") == 1
@@ -134,6 +137,20 @@ def test_verify_takes_a_fork_as_consistent_and_without_a_claim(wrapped, forked):
         assert verdict.claim["no_time"] == (None if folder.name == "seed0" else "forked runs")
 
 
+@pytest.mark.faults
+def test_two_ranks_agree_with_one_and_so_does_a_replay(checkout, wrapped, forked, laptop, tmp_path,
+                                                       monkeypatch):
+    monkeypatch.setattr(fork, "ROOT", checkout)
+    assert fork.main([*words(laptop, tmp_path / "D"), "--nproc", "2"]) == 0
+    for variant in ("wrapped", PARTING):
+        one, two = (the_log(folder / f"seed0_{variant}").series[0] for folder in (forked[0], tmp_path / "D"))
+        assert [p.step for p in one] == [p.step for p in two]
+        assert all(abs(a.val_loss - b.val_loss) < 2e-3 for a, b in zip(one, two))
+    log, = (tmp_path / "D" / f"seed0_{PARTING}").glob("*.txt")
+    assert read_log(log).header["world_size"] == 2
+    assert replay.main([log, "--yes", "--data-dir", laptop, "--log-dir", tmp_path / "replay"]) == 0
+
+
 @pytest.mark.parametrize("damage, word", [
     (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"!"), "does not have the sha256"),
     (lambda path: path.unlink(), "No such file"),
@@ -145,7 +162,7 @@ def test_a_damaged_trunk_is_refused(capsys, wrapped, forked, laptop, tmp_path, d
     shutil.rmtree(folder / f"seed0_{PARTING}")
     damage(folder / "seed0" / f"checkpoint_000_{AT:07d}.pt")
     line = refusal(capsys, "--trunk", folder, "--variants", "wrapped", PARTING, "--data-dir", laptop, code=1)
-    assert word in line and f"delete {folder / 'seed0'}*" in line
+    assert word in line and f"delete that folder and {folder / 'seed0'}_*" in line
     assert not (folder / f"seed0_{PARTING}").exists()
 
 
@@ -206,7 +223,7 @@ def test_the_last_step_at_which_schedules_agree(wrapped):
 
 
 @pytest.mark.parametrize("args, word", [
-    (["--at", "0"], "--at 0"), (["--at", "150"], "aurora takes 150 steps"),
+    (["--at", "0"], "--at 0"), (["--at", "200"], "aurora takes 200 steps"),
     (["--variants", "aurora"], "at least two"), (["--variants", "aurora", "aurora"], "each once"),
     (["--variants", "aurora", "aurorra"], "unknown recipe 'aurorra'; did you mean aurora"),
     (["--variants", "aurora", "aurora+lr"], "unknown recipe 'aurora+lr'"),

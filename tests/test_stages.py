@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from optimizers import (RECIPES, Aurora, BalancedPolar, CautiousDecay, Contra, Decay, Hyperball,
+from optimizers import (RECIPES, Aurora, BalancedPolar, CautiousDecay, Contra, Decay, Equilibrate, Hyperball,
                         MatrixOptimizer, Nesterov, NorMuon, Polar, RiemannianAurora, Soap, UNorMuon,
                         UpdateFloor, balanced_polar, polar)
 from optimizers.matrix import run_chain
@@ -20,7 +20,7 @@ CHAINS = {"normuon": lambda p: NorMuon(p, lr=0.1),
           "riemannian": lambda p: RiemannianAurora(p, lr=0.1, balance="long"),
           "soap": lambda p: MatrixOptimizer(p, (Nesterov(), Soap(), Polar(), Decay()), lr=0.1),
           **{name: lambda p, r=RECIPES[name]: MatrixOptimizer(p, r.matrices, 0.1, balance="long")
-             for name in ("track3-17", "track3-5")}}
+             for name in ("track3-17", "track3-5", "muoneq")}}
 
 
 def weights(seed=1):
@@ -68,6 +68,24 @@ def test_normuon(shape, form):
             O = O * 0.2 * (rows * cols) ** 0.5 / O.norm()
         W = W * (1 - 0.05 * 0.025) - 0.05 * O
     assert torch.allclose(p, W, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [TALL, WIDE, SQUARE])
+@pytest.mark.parametrize("balance", ["rows", "columns", "long", None])
+def test_equilibrate(shape, balance):
+    W, G = torch.zeros(shape), matrix(shape) * torch.logspace(-1, 1, shape[1])
+    r, c = G.norm(dim=1, keepdim=True), G.norm(dim=0, keepdim=True)
+    columns = balance == "columns" or balance == "long" and shape == WIDE
+    a, b = {None: (0, 0)}.get(balance, (0.25, 0.75) if columns else (0.75, 0.25))
+    chain = (Nesterov(), Equilibrate(0.75, 0.25), Polar())
+    assert torch.allclose(one(chain, W, [G], balance=balance), -0.1 * polar(G / (r**a * c**b)), atol=1e-5)
+
+
+def test_equilibrate_before_a_polar_is_the_first_iteration_of_aurora():
+    W, G = torch.zeros(TALL), matrix(TALL)
+    before, aurora = (Equilibrate(), Polar()), (BalancedPolar(iterations=1),)
+    found = [one((Nesterov(), *chain), W, [G], balance="rows") for chain in (before, aurora)]
+    assert torch.allclose(*found, atol=1e-6) and not torch.allclose(found[0], -0.1 * polar(G), atol=1e-2)
 
 
 def test_unormuon_has_even_rows_on_tall_matrices_and_is_muon_elsewhere():

@@ -1,0 +1,235 @@
+"""scripts/study.py: a tiny study of real runs, stopped and continued; its pages; and wrong study files."""
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from records import findings, rules
+from records.cli import Refusal
+from records.log import read_log
+from records.study_figures import figures, rank_correlation
+from records.study_file import names, read_study
+from scripts import study
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = """
+question = "Is it small?"
+track = "laptop"
+device = "cpu"
+seeds = [0, 1]
+baseline = "muon"
+overrides.recipe = { schedule_steps = 4, steps = 4 }
+[overrides.track]
+val_tokens = 256
+context = 64
+tokens_per_step = 256
+val_every = 2
+model.num_layers = 1
+model.model_dim = 32
+[[cells]]
+label = "muon"
+recipe = "muon"
+[[cells]]
+label = "wide"
+recipe = "aurora"
+overrides.recipe.lr = 0.05
+[[contrasts]]
+label = "wide-minus-muon"
+of = ["wide", "muon"]
+[tuning]
+seeds = [100]
+muon = { lr = [0.02, 0.04], weight_decay = [0] }
+"""
+
+
+class Place:
+    """A folder with a study file, its records, and a table of tuning that is complete."""
+
+    def __init__(self, folder: Path, data: Path):
+        self.file, self.records, self.data = folder / "tiny.toml", folder / "records", data
+        self.file.write_text(TINY)
+        (self.records / "tuning").mkdir(parents=True)
+        rows = [dict(lr=lr, weight_decay=0, seeds=[100], val_loss=loss)
+                for lr, loss in ((0.02, 2.0), (0.04, 1.9))]
+        table = dict(track="laptop", recipe="muon", seeds=[100], runs=2, best=rows[1], rows=rows)
+        (self.records / "tuning" / "laptop_muon.json").write_text(json.dumps(table))
+        self.study = self.records / "studies" / "tiny"
+        self.argv = [str(self.file), "--records", str(self.records)]
+
+    def logs(self) -> dict[str, bytes]:
+        return {str(path.relative_to(self.study)): path.read_bytes() for path in self.study.glob("*/*.xz")}
+
+    def run(self, *words) -> int:
+        return study.main([*self.argv, "--data-dir", str(self.data), *words])
+
+
+@pytest.fixture(scope="module")
+def stopped(laptop, tmp_path_factory):
+    """A study that Ctrl-C stopped in its second run: (place, exit code, stderr, logs, processes left)."""
+    place = Place(tmp_path_factory.mktemp("study"), laptop)
+    words = [sys.executable, str(ROOT / "scripts" / "study.py"), *place.argv, "--data-dir", str(laptop),
+             "--jobs", "1"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if line.startswith("wide, seed 0: running"):
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+    process.wait(60)
+    left = subprocess.run(["pgrep", "-f", str(place.file.parent)], capture_output=True, text=True).stdout
+    return place, process.returncode, "".join(lines), place.logs(), left
+
+
+@pytest.fixture(scope="module")
+def done(stopped):
+    """The same study, continued to its end."""
+    place = stopped[0]
+    assert place.run("--jobs", "2") == 0
+    return place
+
+
+def test_ctrl_c_keeps_what_is_done_and_leaves_no_process(stopped):
+    place, code, stderr, logs, left = stopped
+    assert code == 130 and "stopped by SIGINT" in stderr.splitlines()[-1] and "Traceback" not in stderr
+    assert list(logs) == ["muon/seed0.txt.xz"] and left == ""
+    page = (place.study / "README.md").read_text()
+    assert "1 of 2 seeds done" in page and "not run yet" in page
+
+
+def test_the_same_command_goes_on_with_the_rest(stopped, done, capsys):
+    before, after = stopped[3], done.logs()
+    assert sorted(after) == [f"{cell}/seed{k}.txt.xz" for cell in ("muon", "wide") for k in (0, 1)]
+    assert after["muon/seed0.txt.xz"] == before["muon/seed0.txt.xz"]
+    assert done.run("--json") == 0 and done.logs() == after  # nothing is left to run
+    found = json.loads(capsys.readouterr().out)
+    losses = {cell: [read_log(done.study / cell / f"seed{k}.txt.xz").series[k][-1].val_loss for k in (0, 1)]
+              for cell in ("muon", "wide")}
+    differences = [losses["wide"][k] - losses["muon"][k] for k in (0, 1)]
+    for row in (found["cells"]["wide"]["difference"], found["contrasts"]["wide-minus-muon"]):
+        assert row["mean"] == pytest.approx(sum(differences) / 2) and row["low"] < row["mean"] < row["high"]
+    assert found["cost"]["runs"] == 4 and found["cells"]["muon"]["steps"] == 4
+    assert (done.study / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_cells_stand_and_are_trained_as_tuned(done):
+    verdicts = rules.find(done.study)
+    assert len(verdicts) == 2 and all(verdict.stands for verdict in verdicts)
+    rates = [read_log(done.study / cell / "seed1.txt.xz").header["recipe"]["lr"] for cell in ("muon", "wide")]
+    assert rates == [0.04, 0.05]  # the table's best; the cell's own
+    assert "**1.9000**" in (done.study / "README.md").read_text()
+
+
+def test_check_finds_a_changed_page_and_a_changed_log(done, capsys):
+    assert done.run("--check") == 0
+    page, picture, log = (done.study / name for name in ("README.md", "picture.png", "wide/seed1.txt.xz"))
+    for path, data in ((page, page.read_bytes().replace(b"tiny", b"tinier", 1)), (picture, b""),
+                       (log, (done.study / "wide/seed0.txt.xz").read_bytes())):
+        kept = path.read_bytes()
+        path.write_bytes(data)
+        assert done.run("--check") == 1
+        path.write_bytes(kept)
+    capsys.readouterr()
+    assert done.run("--check", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == dict(ok=True, wrong=[])
+
+
+def test_a_log_of_another_cell_is_refused(done, capsys, tmp_path):
+    other = Place(tmp_path, done.data)
+    (other.study / "muon").mkdir(parents=True)
+    shutil.copy(done.study / "wide" / "seed0.txt.xz", other.study / "muon" / "seed0.txt.xz")
+    assert other.run() == 1
+    said = capsys.readouterr().err
+    assert re.search(r"muon.seed0.txt.xz is not of cell muon: its recipe is aurora", said)
+    assert not list(other.records.glob("studies/tiny/wide"))
+
+
+def test_a_run_that_cannot_start_is_named(capsys, tmp_path):
+    place = Place(tmp_path, tmp_path / "nowhere")
+    assert place.run("--jobs", "1") == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("study.py: muon, seed 0 failed: ") and "no train shards" in said
+    assert place.logs() == {}
+
+
+def test_findings_are_filled_in(done):
+    tiny = read_study(str(done.file), done.records)
+    found = figures(tiny)
+
+    def render(text):
+        return findings.render(text, lambda name: (tiny, found)).split("\n\n", 1)[1]
+
+    row = found["contrasts"]["wide-minus-muon"]
+    assert render("{{tiny wide-minus-muon difference}}.") == \
+        f"{row['mean']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})."
+    verdict = ("holds" if row["high"] < 0 else "does not hold" if row["low"] > 0 else
+               "not shown at this scale")
+    assert render("{{tiny wide below}}") == verdict and "| `wide` |" in render("{{tiny table}}")
+    assert render("{{tiny muon difference}} {{tiny muon leverage-dead}}").startswith("not run yet ")
+    for wrong, hint in (("{{tiny wide los}}", "did you mean loss"), ("{{tiny}}", "neither"),
+                        ("{{tiny wid loss}}", "did you mean wide")):
+        with pytest.raises(Refusal, match=hint):
+            render(wrong)
+
+
+def test_a_study_without_logs_has_no_numbers(done, tmp_path):
+    tiny = read_study(str(done.file), tmp_path)
+    found = figures(tiny)
+    text = findings.render("{{tiny wide loss}}, {{tiny wide below}}, {{tiny picture}}, {{tiny table}}",
+                           lambda name: (tiny, found))
+    assert text.count("not run yet") == 5 and not re.search(r"\d\.\d", text)
+
+
+def test_rank_correlation():
+    found = rank_correlation([(1, 10), (2, 9), (3, 20), (4, 25), (5, 30), (6, 28)])
+    assert found["mean"] == pytest.approx(1 - 6 * 4 / (6 * 35))  # 1 - 6 sum d^2 / (n (n^2 - 1))
+    assert found["low"] < found["mean"] < found["high"] < 1 and rank_correlation([(1, 1)] * 4) is None
+
+
+########################################
+#         Files that are wrong         #
+########################################
+
+
+@pytest.mark.parametrize("change, message", [
+    (("track = ", "trak = "), "has no `track`"),
+    (('track = "laptop"', 'track = "laptob"'), "did you mean laptop"),
+    (("seeds = [0, 1]", "seeds = [0, 0]"), "no list of seeds"),
+    (('recipe = "aurora"', 'recipe = "auror"'), "did you mean aurora"),
+    (("overrides.recipe.lr = 0.05", "overrides.recipe.ls = 0.05"), "cell wide: --recipe.ls: no field"),
+    (("overrides.recipe.lr = 0.05", 'logs = "records"'), "either a `recipe` to run, or"),
+    (('label = "wide"', 'label = "../wide"'), "letters, digits"),
+    (('label = "wide"', 'label = "muon"'), "two cells are called"),
+    (('baseline = "muon"', 'baseline = "muo"'), "did you mean muon"),
+    (('of = ["wide", "muon"]', 'of = ["wide"]'), "no list of two labels"),
+    (("weight_decay = [0] }", "weight_decay = [0] }\naurora = { lr = [1], weight_decay = [0] }"),
+     "unequal budgets"),
+    (("[[cells]]", "[cells"), "is no TOML"),
+])
+def test_a_wrong_file_is_answered_with_one_line(capsys, tmp_path, change, message):
+    assert TINY.count(change[0])
+    path = tmp_path / "wrong.toml"
+    path.write_text(TINY.replace(*change, 1))
+    assert study.main([str(path), "--records", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and message in said and str(path) in said
+
+
+def test_usage(capsys):
+    for argv, hint in (([], "name a study"), (["ladde"], "did you mean ladder"), (["no.toml"], "no such file"),
+                       (["ladder", "--jobs", "0"], "--jobs 0")):
+        assert study.main(argv) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and hint in said
+
+
+def test_the_studies_of_the_repository_can_be_read():
+    assert {"ladder", "expansion", "balance", "family", "death", "length", "fidelity"} <= set(names())
+    for name in names():
+        assert read_study(name).cells
