@@ -110,7 +110,7 @@ def polish(X: Tensor, rounds: int, beta: float, dtype: torch.dtype) -> Tensor:
             X = quintics(add(X, B, X, beta=a), add, (QUINTIC,) * (ROUND_STEPS - 1))
         return X
 
-    return batched(work, unit(X, dtype).mT.contiguous()).mT.reshape(X.shape)
+    return batched(work, unit(X, dtype).mT.contiguous()).mT.contiguous().reshape(X.shape)
 
 
 def algorithm3(X: Tensor, iterations: int, beta: float, method: str, dtype) -> Tensor:

@@ -102,7 +102,7 @@ def by_largest(G: Tensor) -> Tensor:
 def newton_schulz(X: Tensor, coefficients) -> Tensor:
     """The quintics (a, b, c) applied one after the other to the singular values of X (batch, rows, cols)."""
     if X.size(-2) > X.size(-1):
-        return newton_schulz(X.mT.contiguous(), coefficients).mT
+        return newton_schulz(X.mT.contiguous(), coefficients).mT.contiguous()
     return batched(lambda X, add: quintics(X, add, coefficients), X)
 
 
