@@ -142,7 +142,7 @@ class Trunk:
             (apart, f"{first.name} differs from it before step {at}, {apart}")) if here]
         if wrong:
             raise Refusal(f"the trunk {folder} cannot be used: {wrong[0]}; name another --trunk folder, or "
-                          f"delete {folder}* and run this again")
+                          f"delete {folder} and {folder}_* and run this again")
         return cls(folder, seed, at, log, plan.recipe, hashlib.sha256(path.read_bytes()).hexdigest())
 
     def checkpoint(self) -> tuple[dict, dict]:
@@ -154,8 +154,9 @@ class Trunk:
             if of != (self.seed, self.at, digest(checkpoint.identity(self.log.header, self.log.sources))):
                 raise ValueError("it is of another run")
         except ValueError as error:
-            raise Refusal(f"the trunk's {path.stem} in {self.folder} cannot be used: {error}; delete "
-                          f"{self.folder}* and run this again, or name another --trunk folder") from None
+            raise Refusal(f"the trunk's {path.stem} in {self.folder} cannot be used: {error}; delete that "
+                          f"folder and {self.folder}_* and run this again, or name another --trunk "
+                          "folder") from None
         return about, tensors
 
     def leads_to(self, log: Log, plan: train_gpt.Plan) -> bool:
@@ -177,7 +178,8 @@ def prepare(folder: Path, trunk: Trunk, plan: train_gpt.Plan, header: dict, worl
     """Make `folder` that of a run of `plan` that stopped at the trunk's checkpoint: a log whose header says
     what the rest is and where the trunk was trained, its `fork` event, and the checkpoint.
 
-    header: own_header(plan). Refusal where the trunk's data or checkpoint cannot be used, or the disk is full.
+    header: own_header(plan). Refusal where the trunk's data or checkpoint cannot be used, or the disk is
+    full.
     """
     data, theirs = header["data"], trunk.log.header["data"]
     if data["val"] != theirs["val"] or data["train"][:len(theirs["train"])] != theirs["train"]:

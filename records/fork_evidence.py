@@ -1,4 +1,4 @@
-"""What the forks of a trunk show: the paired differences of the variants, and what sharing the trunk saved."""
+"""What forks show: the paired differences of the variants, and what sharing the trunk saved."""
 from . import evidence, planning
 from .log import Log
 
@@ -18,8 +18,8 @@ def weigh(trunks: dict[int, Log], forks: dict[str, dict[int, Log]]) -> dict:
     variants = {}
     for name, ends in losses.items():
         found = evidence.mean_interval(ends)
-        variants[name] = dict(steps=forks[name][seeds[0]].header["recipe"]["steps"], val_loss=dict(zip(seeds, ends)),
-                              mean=found["mean"], sd=found["sd"],
+        variants[name] = dict(steps=forks[name][seeds[0]].header["recipe"]["steps"],
+                              val_loss=dict(zip(seeds, ends)), mean=found["mean"], sd=found["sd"],
                               logs=[str(forks[name][seed].path) for seed in seeds])
         if name != reference:
             variants[name]["difference"] = difference(ends, losses[reference])

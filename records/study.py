@@ -1,32 +1,10 @@
-"""A named study: a small TOML file of cells (a recipe and what is changed in it) times seeds, and its logs.
+"""A named study: cells (a recipe and what is changed in it) times seeds, and the logs that it has.
 
-    question = "..."             what it asks, in a sentence or more; `note` stands behind the tables
-    track = "laptop"             of every cell; an override of it makes the runs `custom`
-    device = "cpu"               optional: hide the GPUs, so that all logs are of one kind of machine
-    seeds = [0, 1, 2]
-    baseline = "muon"            the cell that the others are paired with; a cell may name its own
-    overrides.track.val_every = 100              optional: for all cells that are run here
-    picture = "losses"           or "growth" (the gain by the cells' `x`, a line for each `line`), "death",
-                                 "ranks" (the loss by `x`); axis = what x is
-    [[cells]]
-    label = "aurora-x8"          also its folder: records/studies/<name>/<label>/seed<k>.txt.xz
-    recipe = "aurora"
-    overrides.track.model.mlp_ratio = 8
-    [[cells]]
-    label = "muon"
-    logs = "records/laptop/2026-11-22_muon"      runs that another study or record has made already
-    [[contrasts]]                any difference of two cells, or of two differences: whether a gain grows
-    label = "aurora-x8-minus-x4"
-    of = ["aurora-x8", "muon-x8"]
-    minus = ["aurora", "muon"]                   optional
-    [tuning]                     see `Tuning`
-
-A cell's learning rate and weight decay are those that records/tuning holds as its recipe's best, where there
-is such a table and the cell does not set them.
+study_file.py reads one, study_run.py runs what is missing, study_figures.py says what the logs show. A cell's
+learning rate and weight decay are those that records/tuning holds as its recipe's best, where there is such a
+table and the cell does not set them.
 """
 import json
-import re
-import tomllib
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,9 +18,6 @@ from .log import Log, read_log
 from .text import printable
 
 ROOT = train_gpt.ROOT
-FOLDER = ROOT / "scripts" / "studies"
-LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-PICTURES = ("losses", "growth", "death", "ranks")
 
 
 @dataclass
@@ -160,9 +135,6 @@ class Study:
     note: str                   # for its page
     folder: Path                # of its logs, README.md and picture
 
-    def cell(self, label: str) -> Cell:
-        return next(cell for cell in self.cells if cell.label == label)
-
     def path(self, cell: Cell, seed: int) -> Path:
         return self.folder / cell.label / f"seed{seed}.txt.xz"
 
@@ -187,154 +159,3 @@ class Study:
                     raise Refusal(f"{printable(path)} is not of cell {cell.label}: {why}; move it away to "
                                   "run the seed again, or mend the study file")
         return left
-
-
-########################################
-#               Reading                #
-########################################
-
-
-def names() -> list[str]:
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
-
-
-def read_study(name: str, records: Path = ROOT / "records") -> Study:
-    """The study of this name, or of a .toml file; its logs lie under `records`. Refusal (exit 2) for one
-    that cannot be run, naming the file and the field."""
-    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
-    if not path.is_file():
-        hint = "there is no such file" if name.endswith(".toml") else near(name, names())
-        raise Refusal(f"unknown study {printable(name)!r}; {hint}", code=2)
-    try:
-        return _study(path.stem, tomllib.loads(path.read_text(encoding="utf-8")), records)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Refusal(f"{printable(path)} is no TOML: {error}", code=2) from None
-    except Refusal as refusal:
-        raise Refusal(f"{printable(path)}: {refusal}", code=2) from None
-
-
-def _take(table: dict, where: str, **fields) -> dict:
-    """name -> value of each field, (type, default) or a type where it must be there."""
-    found = {}
-    for name, shape in fields.items():
-        kind, *default = shape if isinstance(shape, tuple) else (shape,)
-        value = table.get(name, default[0] if default else None)
-        if name not in table and not default:
-            raise Refusal(f"{where} has no `{name}`")
-        if name in table and not _is(value, kind):
-            raise Refusal(f"{where}: {name} = {printable(value, 60)!r} is no {KINDS[kind]}")
-        found[name] = value
-    if unknown := set(table) - set(fields):
-        name = sorted(unknown)[0]
-        raise Refusal(f"{where}: unknown field {name!r}; {near(name, fields)}")
-    return found
-
-
-KINDS = {str: "text", float: "number", dict: "table", list: "list of tables", "seeds": "list of seeds, each "
-         "once and none negative", "numbers": "list of numbers, at least one", "pair": "list of two labels"}
-
-
-def _is(value, kind) -> bool:
-    each = value if isinstance(value, list) else []
-    if kind == "seeds":
-        return bool(each) and len(set(map(str, each))) == len(each) and all(
-            type(k) is int and k >= 0 for k in each)
-    if kind == "numbers":
-        return bool(each) and all(type(x) in (int, float) for x in each)
-    if kind == "pair":
-        return len(each) == 2 and all(isinstance(x, str) for x in each)
-    return type(value) in (int, float) if kind is float else isinstance(value, kind)
-
-
-def _study(name: str, table: dict, records: Path) -> Study:
-    found = _take(table, "the file", question=str, track=str, seeds="seeds", cells=list,
-                  baseline=(str, None), device=(str, None), overrides=(dict, {}), contrasts=(list, []),
-                  tuning=(dict, None), picture=(str, "losses"), axis=(str, ""), note=(str, ""))
-    if found["picture"] not in PICTURES:
-        raise Refusal(f"picture = {found['picture']!r}; {near(found['picture'], PICTURES)}")
-    if found["device"] not in (None, "cpu"):
-        raise Refusal(f"device = {printable(found['device'])!r}; say \"cpu\", or leave it out")
-    common = _flat(found["overrides"], "overrides")
-    cells = [_cell(row, common, found, records) for row in found["cells"]]
-    labels = [cell.label for cell in cells]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise Refusal(f"two cells are called {label!r}; each label is a folder")
-    contrasts = [_contrast(row) for row in found["contrasts"]]
-    named = [(f"cell {cell.label}", [cell.baseline]) for cell in cells]
-    named += [(f"contrast {row['label']}", [*row["of"], *row["minus"]]) for row in contrasts]
-    for where, others in named:
-        for label in others:
-            if label is not None and label not in labels:
-                raise Refusal(f"{where} names the cell {label!r}; {near(label, labels)}")
-    for cell in cells:
-        if cell.logs is None:
-            cell.plan  # so that a wrong cell is refused before any is run
-    return Study(name, found["question"].strip(), found["seeds"], cells, contrasts,
-                 found["tuning"] and _tuning(found["tuning"], found["track"]), found["track"],
-                 found["device"], found["picture"], found["axis"], found["note"].strip(),
-                 records / "studies" / name)
-
-
-def _cell(row, common: list, study: dict, records: Path) -> Cell:
-    if not isinstance(row, dict):
-        raise Refusal("cells are tables: [[cells]]")
-    label = row.get("label")
-    if not isinstance(label, str) or not LABEL.fullmatch(label):
-        raise Refusal(f"a cell is called {printable(label)!r}: give it a `label` of letters, digits and .-_")
-    cell = _take(row, f"cell {label}", label=str, recipe=(str, None), logs=(str, None), baseline=(str, None),
-                 overrides=(dict, {}), x=(float, None), line=(str, None))
-    if (cell["recipe"] is None) == (cell["logs"] is None):
-        raise Refusal(f"cell {label}: give either a `recipe` to run, or the folder of its `logs`")
-    logs = cell["logs"] and ROOT / cell["logs"]
-    if logs and not logs.is_dir() and not logs.is_relative_to(ROOT / "records" / "studies"):
-        raise Refusal(f"cell {label}: there is no folder {cell['logs']}")
-    return Cell(label, cell["recipe"], logs, cell["baseline"] or study["baseline"],
-                [*common, *_flat(cell["overrides"], f"cell {label}: overrides")], cell["x"], cell["line"],
-                study["track"], records / "tuning")
-
-
-def _contrast(row) -> dict:
-    if not isinstance(row, dict):
-        raise Refusal("contrasts are tables: [[contrasts]]")
-    return _take(row, "a contrast", label=str, of="pair", minus=("pair", []))
-
-
-def _flat(table: dict, where: str) -> list[tuple[str, str, str]]:
-    """(kind, dotted field, text) of nested tables."""
-    found = []
-
-    def walk(value, parts):
-        if isinstance(value, dict):
-            for name, inner in value.items():
-                walk(inner, [*parts, name])
-        else:
-            found.append((parts[0], ".".join(parts[1:]), _text(value)))
-
-    for kind, fields in table.items():
-        if kind not in ("track", "recipe") or not isinstance(fields, dict):
-            raise Refusal(f"{where}: {printable(kind)} is neither `track.FIELD` nor `recipe.FIELD`")
-        walk(fields, [kind])
-    return found
-
-
-def _text(value) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _tuning(table: dict, track: str) -> Tuning:
-    if not _is(table.get("seeds"), "seeds"):
-        raise Refusal("tuning has no list of `seeds`; name others than the study's")
-    grids = {}
-    for recipe, grid in table.items():
-        if recipe == "seeds":
-            continue
-        if not isinstance(grid, dict):
-            raise Refusal(f"tuning.{recipe} is no table of `lr` and `weight_decay`")
-        resolved(recipe, track)
-        grids[recipe] = _take(grid, f"tuning.{recipe}", lr="numbers", weight_decay="numbers")
-    budgets = {recipe: len(grid["lr"]) + len(grid["weight_decay"]) - 1 for recipe, grid in grids.items()}
-    if len(set(budgets.values())) > 1:
-        raise Refusal("tuning: the recipes have unequal budgets of runs, "
-                      f"{', '.join(f'{r} {n}' for r, n in budgets.items())}; give each equally many")
-    return Tuning(table["seeds"], grids)

@@ -9,7 +9,7 @@ from . import curves, evidence, groups
 from .cli import Refusal
 from .comparison import no_time
 from .log import Log, read_log
-from .study import Cell, Study
+from .study import Study
 
 UNITS = ("leverage_dead", "activation_dead")         # shares of hidden units that are dead
 METRICS = (*UNITS, "row_spread", "orthogonality")    # the latter of the update, see diagnostics.py
@@ -17,8 +17,8 @@ UP = ("blocks.mlp.fc", "blocks.mlp.gate", "blocks.mlp.up")  # the matrices whose
 
 
 def figures(study: Study) -> dict:
-    """name, question, track, seeds, no_time, cost, `cells`: label -> figures, `contrasts`: label ->
-    difference, and `ranks` where cells have an `x` and the picture is of ranks.
+    """name, question, track, seeds, target, no_time, code_versions (how many there are in the logs), cost,
+    `cells`: label -> figures, `contrasts`: label -> difference, and `ranks` where the picture is of ranks.
 
     A cell without every seed of the study has only `done`, the number of its seeds: a mean over those that
     happen to be there is none of the study's. Refusal for logs that are not whole or of other data.
@@ -42,6 +42,7 @@ def figures(study: Study) -> dict:
                              difference=evidence.compare(last[cell.label], last[cell.baseline]))
     result = dict(name=study.name, question=study.question, track=study.track, seeds=study.seeds,
                   target=target, no_time=why, cost=_cost(study, logs), cells=cells,
+                  code_versions=len({log.header["sha256"]["code"] for label in whole for log in logs[label]}),
                   contrasts={row["label"]: _contrast(row, last) for row in study.contrasts})
     if study.picture == "ranks":
         result["ranks"] = rank_correlation([(cell.x, cells[cell.label]["val_loss"]["mean"])
@@ -121,23 +122,31 @@ def rank_correlation(pairs: list) -> dict | None:
 
 
 def _diagnostics(logs: list[Log], seeds: list[int]) -> dict | None:
-    """metric -> step -> mean, low and high over seeds, each [layer] -> value; None where the logs have none.
-
-    All but activation_dead are of the matrices into the MLP, whose rows are its hidden units (SwiGLU: the
-    smaller value of gate's and up's, since dead is who is so in both); step 0 has no momentum, and so none.
-    """
+    """metric -> step -> mean, low and high over seeds, each [layer] -> value; None where there is none."""
     found = {metric: {} for metric in METRICS}
     for step, by_seed in curves.diagnostics(logs).items():
-        events = [data for seed, data in by_seed.items() if seed in seeds]
-        if len(events) < len(seeds):
-            continue
+        events = [_layers(data) for seed, data in by_seed.items() if seed in seeds]
         for metric in METRICS:
-            layers = [data.get(metric) or np.min([data[kind][metric] for kind in UP if kind in data], axis=0)
-                      for data in events if metric in data or (step and any(kind in data for kind in UP))]
-            if len(layers) == len(events):
-                found[metric][step] = {name: over(layers, axis=0).tolist() for name, over in
+            values = [of[metric] for of in events if metric in of]
+            if len(values) == len(seeds):
+                found[metric][step] = {name: over(values, axis=0).tolist() for name, over in
                                        (("mean", np.mean), ("low", np.min), ("high", np.max))}
     return found if found["activation_dead"] else None
+
+
+def _layers(data: dict) -> dict:
+    """metric -> [layer] -> value of one event.
+
+    All but activation_dead are of the matrices into the MLP, whose rows are its hidden units (SwiGLU: the
+    smaller value of gate's and up's, since dead is who is so in both). A matrix without momentum yet reads as
+    all dead: then there are none of these.
+    """
+    found = dict(activation_dead=data["activation_dead"])
+    into = [data[kind] for kind in UP if kind in data]
+    if into and all(share < 1 for of in into for share in of["leverage_dead"]):
+        found |= {metric: np.min([of[metric] for of in into], axis=0)
+                  for metric in METRICS if metric in into[0]}
+    return found
 
 
 def worst(found: dict, metric: str) -> tuple[float, int] | None:

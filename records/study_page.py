@@ -130,8 +130,10 @@ def _notes(study: Study, found: dict) -> str:
     if found["no_time"]:
         said.append(f"No training seconds are compared: {found['no_time']}.")
     elif any(row.get("seconds") for row in found["cells"].values()):
-        said.append("Training seconds are of runs beside one another on one machine; for a fair ratio of two "
-                    "recipes see scripts/compare.py.")
+        said.append("Training seconds are of runs beside one another on one machine; for a fair ratio of "
+                    "two recipes see scripts/compare.py.")
+    if found["code_versions"] > 1:
+        said.append(f"The logs hold {found['code_versions']} versions of the code.")
     if any(cell.logs is not None for cell in study.cells):
         said.append("Cells with a link are runs made elsewhere, here with this study's seeds alone.")
     return " ".join(said)

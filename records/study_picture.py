@@ -19,8 +19,15 @@ KEY = "Figures"  # in the file's metadata: what it was drawn from
 
 
 def mark(found: dict) -> str:
-    """A digest of all that is drawn."""
-    return hashlib.sha256(json.dumps([found["cells"], found.get("ranks")]).encode()).hexdigest()
+    """A digest of all that is drawn, to six digits: the last ones differ between machines."""
+    def rounded(value):
+        if isinstance(value, dict):
+            return {str(key): rounded(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [rounded(inner) for inner in value]
+        return f"{value:.6g}" if isinstance(value, float) else value
+    drawn = rounded([found["cells"], found.get("ranks")])
+    return hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()
 
 
 def is_of(path: Path, found: dict) -> bool:

@@ -113,7 +113,8 @@ def said(task: Task) -> str:
     """Why a process failed: the trainer's own line, else the last one."""
     lines = (task.folder / "output.log").read_text(errors="replace").splitlines()
     ours = [line for line in lines if line.startswith(("train_gpt.py: ", "sweep.py: "))]
-    return printable((ours or [line for line in lines if line.strip()] or ["it said nothing"])[-1], 400)
+    last = (ours or [line for line in lines if line.strip()] or ["it said nothing"])[-1]
+    return printable(last.removeprefix("train_gpt.py: ").removeprefix("sweep.py: "), 400)
 
 
 ########################################
@@ -216,8 +217,8 @@ def _check_code(study: Study, cell: Cell) -> None:
 
 @contextmanager
 def workplace(study: Study):
-    """The folder of the runs under way, held by this process alone."""
-    work = ROOT / "logs" / f"study_{study.name}"
+    """The folder of the runs under way, in logs/ beside the records, held by this process alone."""
+    work = study.folder.parents[2] / "logs" / f"study_{study.name}"
     lock = lock_folder(work)
     try:
         yield work

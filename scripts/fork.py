@@ -48,7 +48,7 @@ def parse(argv: list[str]):
         "aurora+cooldown_frac=0.5; the others are compared with the first")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="K", help="default: 0 1 2")
     add("--track", metavar="T", help="default: train_gpt.py's own")
-    add("--nproc", type=int, metavar="N", help="processes of each run (default: one for each GPU; 1 on a CPU)")
+    add("--nproc", type=int, metavar="N", help="processes of each run (default: one a GPU; 1 on a CPU)")
     add("--json", action="store_true", help="print one JSON object")
     args, args.common = parser.parse_known_args(argv)
     for word in args.common:
@@ -74,8 +74,8 @@ def read_variants(args) -> list[Variant]:
         args.nproc = torch.cuda.device_count() if first.plan.device == "cuda" else 1
     for variant in variants:
         if not 0 < args.at < variant.plan.recipe.steps:
-            raise Refusal(f"--at {args.at}: {variant.name} takes {variant.plan.recipe.steps} steps; fork at a "
-                          "step between the first and the last", code=2)
+            raise Refusal(f"--at {args.at}: {variant.name} takes {variant.plan.recipe.steps} steps; fork at "
+                          "a step between the first and the last", code=2)
         if apart := differs(first.plan.recipe, variant.plan.recipe, args.at):
             raise Refusal(f"{first.name} (there) and {variant.name} (here) differ before step {args.at}, "
                           f"{apart}; fork earlier, or compare them by scripts/compare.py", code=2)

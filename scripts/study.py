@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run a named study to its end: every recipe, setting and seed of scripts/studies/NAME.toml that is not done.
+"""Run a named study to its end: each recipe, setting and seed of scripts/studies/NAME.toml not yet done.
 
 Each run is a process of its own, one a GPU, or --jobs at a time that share the cores. Logs go to
 records/studies/NAME; a study that was stopped goes on where it was, run by run. Then its README.md and its
@@ -14,8 +14,9 @@ sys.path.insert(0, str(ROOT))
 
 from records import findings, study_run  # noqa: E402
 from records.cli import Parser, Refusal, command, print_json  # noqa: E402
-from records.study import Study, names, read_study  # noqa: E402
+from records.study import Study  # noqa: E402
 from records.study_figures import figures  # noqa: E402
+from records.study_file import names, read_study  # noqa: E402
 from records.study_page import page  # noqa: E402
 from records.study_picture import draw, is_of  # noqa: E402
 from records.text import printable  # noqa: E402
@@ -118,8 +119,8 @@ def main(argv: list[str]) -> int:
     add = parser.add_argument
     add("name", nargs="?", metavar="NAME", help="a study of scripts/studies, or a .toml file like them")
     add("--check", action="store_true",
-        help="run nothing: exit 1 where a README.md, a picture or docs/findings.md is not what the logs give "
-             "(without NAME: of all studies)")
+        help="run nothing: exit 1 where a README.md, a picture or docs/findings.md is not what the logs "
+             "give (without NAME: of all studies)")
     add("--write", action="store_true",
         help="run nothing: write those files from the logs there are, e.g. some that another machine made")
     add("--list", action="store_true", help="list the studies and how many runs are left, and stop")

@@ -248,9 +248,9 @@ def test_the_disk_is_full(laptop, tmp_path, undisturbed, matrix, what):
     folder = tmp_path / "log"
     with Ranks(laptop, folder) as run:
         wait_for(run, BEHIND_TWO)
-        (path,), half = folder.glob("*.txt"), next(folder.glob("*.pt")).stat().st_size // 2
-        assert half > path.stat().st_size + 10_000  # a limit that only the checkpoint reaches
-        limit_files(run.pids()[0], path.stat().st_size + 60 if what == "log" else half)
+        (path,), size = folder.glob("*.txt"), next(folder.glob("*.pt")).stat().st_size - 5000
+        assert size > path.stat().st_size + 50_000  # a limit that only the checkpoint reaches
+        limit_files(run.pids()[0], path.stat().st_size + 60 if what == "log" else size)
         run.wait()
         said = ours(run.said())
     assert f"cannot write the {what} " in said[0] and f"--resume {folder}" in said[0]
@@ -309,10 +309,8 @@ def test_the_disk_is_full_while_downloading(hub, tmp_path, matrix):  # noqa: F81
     out = tmp_path / "fw"
     program = [sys.executable, ROOT / "data" / "cached_fineweb10B.py", "1", "--out", out]
     env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
-    hub.files[TRAIN1] = hub.files[TRAIN1] * 1  # of 11,024 bytes; the validation shard fits
-    hub.files[VAL] = hub.files[VAL]
     done = subprocess.run(list(map(str, program)), env=env, capture_output=True, text=True, timeout=120,
-                          preexec_fn=lambda: limit_files(0, 8000))
+                          preexec_fn=lambda: limit_files(0, 8000))  # a shard has 11,024 bytes
     line = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 1 and "Traceback" not in done.stderr and "cached_fineweb10B.py: " in line
     assert not list(out.glob("*.bin"))  # no shard that is not whole
@@ -336,12 +334,12 @@ def test_a_read_only_folder(laptop, tmp_path, undisturbed, matrix):
     assert "cannot write the checkpoint" in said[0] and "Permission denied" in said[0]
     with Ranks(laptop, folder, "--resume", folder, obey_modes=True) as run:
         assert run.wait() == [1, 1]
-        again = ours(run.said())
-    assert len(again) == 1 and "cannot write" in again[0]
+        assert "cannot write the checkpoint" in ours(run.said())[0]
     folder.chmod(0o755)
     kept = checkpoints(folder)[0]
     goes_on(laptop, folder, undisturbed)
     matrix("read-only folder", "in training, at a resume", kept, said[0])
+
 
 
 def flip(path):
