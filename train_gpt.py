@@ -15,7 +15,9 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
+from types import MethodType
 
 try:
     import numpy as np
@@ -27,14 +29,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import shards
-from optimizers import RECIPES, Init, MatrixOptimizer, Recipe, build_optimizers, build_wrappers, resolve
+from optimizers import RECIPES, Init, Recipe, build_optimizers, build_wrappers, resolve
 from optimizers.diagnostics import diagnose
 from records import checkpoint, show
+from records.calibration import score
+from records.chunked import chunked
 from records.cli import Parser, Refusal, command, near
 from records.environment import attention_backend, without_folders
+from records.gradients import Gradients, bytes_per_step
 from records.guard import Diverged, Guard, Interrupted
 from records.opening import open_log
-from records.overrides import override, read_overrides
+from records.overrides import apply_overrides, read_overrides
+from records.preflight import quick
 from records.world import Clock, StopSignal, World, divisor, join_world
 
 ROOT = Path(__file__).resolve().parent
@@ -129,9 +135,18 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
+def head_loss(x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+    """The summed cross-entropy of x (tokens, dim), its float32 logits softcapped to |logit| < 15."""
+    logits = F.linear(x, weight.type_as(x), bias.type_as(x)).float()
+    logits = 15 * logits * torch.rsqrt(logits.square() + 225)
+    return F.cross_entropy(logits, targets, reduction="sum")
+
+
 class GPT(nn.Module):
     """The model of modded-nanogpt's track 3, parameter names included. forward(inputs, targets), both
     (batch, length) of token ids, returns the summed cross-entropy in float32."""
+
+    loss = staticmethod(head_loss)
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -158,9 +173,14 @@ class GPT(nn.Module):
         x = self.norm1(self.embed(inputs))
         for block in self.blocks:
             x = block(x, cos, sin)
-        logits = self.proj(self.norm2(x)).float()
-        logits = 15 * logits * torch.rsqrt(logits.square() + 225)  # softcap: |logit| < 15
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+        return self.loss(self.norm2(x).flatten(0, 1), self.proj.weight, self.proj.bias, targets.flatten())
+
+    def speed_up(self, compile: bool) -> None:
+        """The fast path, equal within rounding: the loss in chunks, and one compiled block for all."""
+        wrap = partial(torch.compile, dynamic=False) if compile else lambda function: function
+        self.loss, block = chunked(head_loss, wrap), wrap(Block.forward)
+        for each in self.blocks:
+            each.forward = MethodType(block, each)
 
 
 ########################################
@@ -290,6 +310,7 @@ def parse(argv: list[str]) -> Plan:
     add("--checkpoint-every", type=int, default=250, metavar="N", help="steps, off the clock (default: 250)")
     add("--resume", type=Path, metavar="D", help="go on with the run that stopped in this log folder")
     add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    add("--fast", action="store_true", help="chunked loss, one compiled block, overlap; see docs/speed.md")
     add("--save", action="store_true", help="write the final weights of each seed")
     add("--wandb", action="store_true", help="log to Weights & Biases too")
     add("--allow-custom", action="store_true", help="allow --track.FIELD; on no board")
@@ -313,36 +334,15 @@ def parse(argv: list[str]) -> Plan:
     flags = [*parser._option_string_actions, *(f"--recipe.{f.name}" for f in fields(Recipe))]
     overrides = read_overrides(rest, flags)
     overrides += [] if args.steps is None else [("recipe", "steps", str(args.steps))]
-    try:
-        track, recipe = tracks[name], resolve(args.recipe, name)
-        for kind, dotted, text in overrides:
-            if kind == "recipe":
-                recipe = replace(override(recipe, kind, dotted, text), name=f"{recipe.name}+{dotted}={text}")
-            elif args.allow_custom:
-                track = replace(override(track, kind, dotted, text), official=False)
-            else:
-                raise Refusal(f"--track.{dotted} changes what the track fixes; add --allow-custom, and the "
-                              "run becomes `custom`, which stands on no board", code=2)
-        recipe.check()
-        track.check()
-    except ValueError as error:
-        raise Refusal(str(error), code=2) from None
+    track, recipe = apply_overrides(tracks[name], resolve(args.recipe, name), overrides, args.allow_custom)
     folder = args.data_dir or ROOT / "data"
     nested = folder / track.data  # --data-dir may name the shards' folder or the one around it
     return Plan(args, track, recipe, nested if nested.is_dir() or not args.data_dir else folder, device)
 
 
-def fetch_words(plan: Plan) -> str:
-    """The command, as words under the repository, that makes or fetches the plan's shards."""
-    if plan.track.data == "laptop":
-        return "data/sample.py"
-    per_shard = shards.batches_in(100_000_000, plan.track.tokens_per_step)
-    return f"data/cached_fineweb10B.py {-(-plan.recipe.steps // max(1, per_shard))}"
-
-
 def open_streams(plan: Plan, world: World) -> tuple[shards.TokenStream, shards.TokenStream]:
     """The training and validation streams; Refusal where the shards are missing, broken, or too few."""
-    fix = f"run `python {fetch_words(plan)}`"
+    fix = f"run `python {shards.fetch_words(plan.track, plan.recipe.steps)}`"
     if plan.args.data_dir:
         fix += ", mend --data-dir, or fit the track to your data: --allow-custom --track.val_tokens N"
     return shards.open_streams(plan.data_dir, plan.track, plan.recipe.steps, world.rank, world.size, fix)
@@ -369,6 +369,7 @@ class Run:
     lock: object = None
     micro: int = 1                 # sequences per forward pass
     start: checkpoint.Start = field(default_factory=checkpoint.Start)
+    gradients: Gradients | None = None  # made by the warm-up
     identity: str = ""             # what a checkpoint must be of to be continued
     place: str = "the warm-up"     # for the message of a rank that lost the others
 
@@ -398,14 +399,15 @@ def warm_up(run: Run) -> dict:
     while done < 2:  # the second step runs beside the optimizers' state
         dummy = torch.zeros((min(share, 2 * run.micro), context), dtype=torch.int64, device=world.device)
         try:
-            low = forward_backward(run, dummy, dummy)[1]
+            gradients = Gradients(world, run.model, optimizers)  # no overlap: a rank may fail on the way
+            forward_backward(run, gradients, dummy, dummy)
             with torch.no_grad():
                 run.model(dummy[:run.micro], dummy[:run.micro])
             fits = 1
         except torch.OutOfMemoryError:
-            low, fits = {}, 0
+            fits = 0
         if world.minimum(fits):
-            update(run, optimizers, guard, 0, torch.zeros((), device=world.device), low)
+            update(run, gradients, optimizers, guard, 0, torch.zeros((), device=world.device))
             done += 1
             continue
         run.model.zero_grad(set_to_none=True)
@@ -413,14 +415,16 @@ def warm_up(run: Run) -> dict:
         if run.micro == 1:
             raise Refusal("one sequence a pass does not fit in the GPU's memory; use larger GPUs, or more")
         run.micro, done = divisor(share, run.micro // 2), 0
-    del optimizers
+    run.gradients = Gradients(world, run.model, optimizers, overlap=run.plan.args.fast)
+    sent = bytes_per_step(run.model, optimizers, world.size)
+    del optimizers, gradients
     if world.device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     world.barrier()
-    config = run.plan.track.model
-    return dict(seconds=round(time.perf_counter() - started, 2), micro_batch=run.micro,
-                compiled=world.device.type == "cuda",
+    seconds, config = time.perf_counter() - started, run.plan.track.model
+    return dict(seconds=round(seconds, 2), micro_batch=run.micro, calibration=score(world), bytes_sent=sent,
+                compiled=world.device.type == "cuda", fast=run.plan.args.fast,
                 attention=attention_backend(world.device, config.dtype, config.head_dim, context))
 
 
@@ -429,33 +433,20 @@ def warm_up(run: Run) -> dict:
 ########################################
 
 
-def forward_backward(run: Run, inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict]:
-    """The summed loss of this rank's share, gradients of that sum in p.grad, and the float32 sums of those
-    gradients that p.grad can only hold in a lower precision (the embedding's)."""
-    total, low = torch.zeros((), device=run.world.device), {}
+def forward_backward(run: Run, gradients: Gradients, inputs: Tensor, targets: Tensor) -> Tensor:
+    """The summed loss of this rank's share; the gradients of that sum are left with `gradients`."""
+    total = torch.zeros((), device=run.world.device)
     for i in range(0, len(inputs), run.micro):
         loss = run.model(inputs[i:i + run.micro], targets[i:i + run.micro])
-        loss.backward()
+        gradients.backward(loss, last=i + run.micro >= len(inputs))
         total += loss.detach()
-        for p in run.model.parameters():
-            if p.dtype != torch.float32:
-                low[p] = low[p] + p.grad.float() if p in low else p.grad.float()
-                p.grad = None
-    return total, low
+    return total
 
 
-def update(run: Run, optimizers: list, guard: Guard, step: int, loss: Tensor, low: dict) -> None:
-    """Sum the gradients over ranks and take the step, which is skipped where anything is not finite."""
-    world, params = run.world, list(run.model.parameters())
-    sharded = {p for o in optimizers if isinstance(o, MatrixOptimizer) and o.world_size > 1
-               for group in o.param_groups for p in group["params"]}  # whose gradients it sums itself
-    whole = [p for p in params if p not in sharded]
-    grads = [low[p] if p in low else p.grad for p in whole]
-    flat = world.sum(torch.cat([g.flatten() for g in grads])) if world.size > 1 else None
-    sums = flat.split([g.numel() for g in grads]) if world.size > 1 else grads
-    for p, g, summed in zip(whole, grads, sums):
-        p.grad = summed.view_as(g).to(p.dtype)
-    found_inf = guard.put(step, loss, [p.grad for p in params])
+def update(run: Run, gradients: Gradients, optimizers: list, guard: Guard, step: int, loss: Tensor) -> None:
+    """Take the step, which is skipped where anything is not finite."""
+    gradients.finish()
+    found_inf = guard.put(step, loss, [p.grad for p in run.model.parameters()])
     for optimizer in optimizers:
         optimizer.found_inf = found_inf
         optimizer.step()
@@ -486,6 +477,7 @@ def flops_per_token(model: GPT, track: Track) -> float:
 
 class Training:
     """One seed on its way: what a checkpoint must hold beside the model."""
+
     def __init__(self, run: Run, seed: int):
         self.run, self.seed, self.guard = run, seed, run.guard(seed)
         initialise(run.model, seed, run.plan.recipe.init)
@@ -530,9 +522,10 @@ class Training:
             group["lr"] = group["initial_lr"] * lr_factor(step, recipe, group["cooldown_frac"])
         for wrapper in self.wrappers:
             wrapper.before_forward()
-        loss, low = forward_backward(self.run, *map(self.run.tokens, self.run.train[step]))
+        run = self.run
+        loss = forward_backward(run, run.gradients, *map(run.tokens, run.train[step]))
         train_loss = self.guard.check()
-        update(self.run, self.optimizers, self.guard, step, loss, low)
+        update(run, run.gradients, self.optimizers, self.guard, step, loss)
         for wrapper in self.wrappers:
             wrapper.after_step()
         return train_loss
@@ -596,10 +589,8 @@ def run_seeds(run: Run) -> list[dict]:
     return outcomes
 
 
-def dry_run(plan: Plan) -> None:
+def dry_run(plan: Plan, model: GPT) -> None:
     """What would run, for --dry-run; reads only the headers of the shards."""
-    with torch.device("meta"):
-        model = GPT(plan.track.model)
     try:
         held = len(open_streams(plan, World(0, 1, torch.device("cpu")))[0])
     except Refusal as refusal:
@@ -616,19 +607,23 @@ def main(argv: list[str]) -> int:
         plan = parse([*checkpoint.arguments(folder), *argv])
     if plan.args.list:
         return show.listing(TRACKS, PRESETS, RECIPES, plan.args.json)
+    with torch.device("meta"):
+        model = GPT(plan.track.model)
     if plan.args.dry_run:
-        return dry_run(plan)
+        return dry_run(plan, model)
     track, context = plan.track, plan.track.context
     world = join_world(plan.device, track.tokens_per_step // context, track.val_tokens // context)
     train, val = open_streams(plan, world)
-    with torch.device("meta"):
-        model = GPT(track.model)
+    if world.rank == 0:
+        quick(plan, world, model)
     model.to_empty(device=world.device)
-    if world.device.type == "cuda":
+    if plan.args.fast:
+        model.speed_up(compile=world.device.type == "cuda")
+    elif world.device.type == "cuda":
         model.compile(dynamic=False)
     run = Run(plan, world, model, train, val, StopSignal(), flops_per_token(model, track))
     status = dict(status="failed")
-    open_log(run, ROOT, folder, f"run `python {fetch_words(plan)}`")
+    open_log(run, ROOT, folder, f"run `python {shards.fetch_words(plan.track, plan.recipe.steps)}`")
     try:
         with run.stop, world.together(lambda: run.place):
             outcomes = run_seeds(run)

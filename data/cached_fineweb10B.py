@@ -106,14 +106,14 @@ def load_manifest(folder: Path) -> dict:
     except FileNotFoundError:
         return {}
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        print(f"{path}: unreadable, so every shard is compared with the hub again", file=sys.stderr)
+        print(f"{path}: unreadable, so every file is compared with the hub again", file=sys.stderr)
         return {}
 
 
-def save_manifest(folder: Path, files: dict) -> None:
+def save_manifest(folder: Path, files: dict, repo: str = REPO) -> None:
     partial = folder / "manifest.json.partial"
     with open(partial, "w") as file:
-        json.dump(dict(dataset=REPO, files=files), file, indent=1, sort_keys=True)
+        json.dump(dict(dataset=repo, files=files), file, indent=1, sort_keys=True)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, folder / "manifest.json")
@@ -141,26 +141,27 @@ def locked(folder: Path):
         yield
 
 
-def check_disk(folder: Path, names: list[str]) -> None:
-    """Refuse before the start where `names` would not fit beside what is there."""
+def check_disk(folder: Path, names: list[str], size: int) -> None:
+    """Refuse before the start where `names`, of `size` bytes each, would not fit beside what is there."""
     arrived = sum(p.stat().st_size for name in names for p in folder.glob(f"{name}.*.partial"))
     absent = sum(not (folder / name).exists() for name in names)
-    needed, free = SHARD_BYTES * max(absent, 1) - arrived, shutil.disk_usage(folder).free
+    needed, free = size * max(absent, 1) - arrived, shutil.disk_usage(folder).free
     if needed > free:
-        raise Refusal(f"{folder}: {absent} shards need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
-                      "free some space, take fewer shards, or another disk with --out DIR")
+        raise Refusal(f"{folder}: {absent} files need {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; "
+                      "free some space, fetch fewer, or use another disk")
 
 
-def served(name: str) -> dict:
-    """What the hub records for a file: its URL at the served commit, commit, size in bytes, sha256."""
+def served(repo: str, name: str) -> dict:
+    """What the hub records for a file of the dataset `repo`: its URL at the served commit, commit, size in
+    bytes, sha256."""
     api = hub()
-    url = api.hf_hub_url(REPO, name, repo_type="dataset")
+    url = api.hf_hub_url(repo, name, repo_type="dataset")
     metadata = retried(name, lambda: api.get_hf_file_metadata(url))
     is_sha256 = re.fullmatch("[0-9a-f]{64}", metadata.etag or "")
     if not (metadata.commit_hash and is_sha256) or metadata.size is None:
         raise Refusal(f"{name}: {url} answers without the commit, size and sha256 that a hub sends; "
                       "check HF_ENDPOINT and the proxy")
-    return dict(url=api.hf_hub_url(REPO, name, repo_type="dataset", revision=metadata.commit_hash),
+    return dict(url=api.hf_hub_url(repo, name, repo_type="dataset", revision=metadata.commit_hash),
                 commit=metadata.commit_hash, size=metadata.size, sha256=metadata.etag)
 
 
@@ -179,9 +180,10 @@ def receive(partial: Path, name: str, remote: dict) -> None:
         os.fsync(file.fileno())
 
 
-def fetch(folder: Path, name: str) -> dict:
-    """Bring one file into `folder`, whatever state it is in there; its manifest entry. Raises Refusal."""
-    path, remote = folder / name, served(name)
+def fetch(folder: Path, repo: str, name: str, check) -> dict:
+    """Bring one file into `folder`, whatever state it is in there; its manifest entry. Raises Refusal, also
+    where `check(path)` does for the file that arrived."""
+    path, remote = folder / name, served(repo, name)
     if path.exists():
         if path.stat().st_size == remote["size"] and sha256_of(path) == remote["sha256"]:
             return entry_of(path, remote["sha256"], remote["commit"])
@@ -196,7 +198,7 @@ def fetch(folder: Path, name: str) -> dict:
             raise Refusal(f"{name}: the content that arrives has not the sha256 the hub records; something "
                           "on the way alters it (a proxy?), try another network or HF_ENDPOINT")
     try:
-        token_count(partial)
+        check(partial)
     except Refusal as refusal:
         partial.unlink()
         raise Refusal(f"{name}: the hub's own file is no good: {refusal}") from None
@@ -206,19 +208,22 @@ def fetch(folder: Path, name: str) -> dict:
     return entry_of(path, remote["sha256"], remote["commit"])
 
 
-def fetch_all(folder: Path, names: list[str]) -> list[str]:
-    """Bring `names` into `folder`, noting each in the manifest at once; those that were not there yet."""
+def fetch_all(folder: Path, names: list[str], repo: str = REPO, size: int = SHARD_BYTES,
+              check=token_count) -> list[str]:
+    """Bring `names` of the dataset `repo`, of `size` bytes each, into `folder`, noting each in the manifest
+    at once; those that were not there yet. check(path) raises Refusal for a file that is no good."""
     files = load_manifest(folder)
     missing = [name for name in names if not still_good(folder / name, files.get(name))]
     if not missing:
         return []
-    folder.mkdir(parents=True, exist_ok=True)
+    for name in missing:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        check_disk(folder, missing)
+        check_disk(folder, missing, size)
         for number, name in enumerate(missing, 1):
             start = time.monotonic()
-            files[name] = fetch(folder, name)
-            save_manifest(folder, files)
+            files[name] = fetch(folder, repo, name, check)
+            save_manifest(folder, files, repo)
             print(f"{name}: {number} of {len(missing)}, {files[name]['size'] / 1e6:.1f} MB, "
                   f"{time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     return missing

@@ -90,6 +90,13 @@ def batches_in(num_tokens: int, batch_tokens: int) -> int:
     return max(0, -(-(num_tokens - batch_tokens - 1) // batch_tokens))
 
 
+def fetch_words(track, steps: int) -> str:
+    """The command, as words under the repository, that makes or fetches the shards of so many steps."""
+    if track.data == "laptop":
+        return "data/sample.py"
+    return f"data/cached_fineweb10B.py {-(-steps // max(1, batches_in(100_000_000, track.tokens_per_step)))}"
+
+
 def inspect(paths: list[Path], vocab_size: int, pinned: dict | None = None, fix: str = "") -> list[dict]:
     """Name, token count and sha256 of each shard, read whole. Refusal for token ids outside the vocabulary,
     and for content that is not among `pinned` {name: sha256} where the track pins it; `fix` makes the right
@@ -103,7 +110,7 @@ def inspect(paths: list[Path], vocab_size: int, pinned: dict | None = None, fix:
         if top >= vocab_size:
             where = int(np.argmax(tokens >= vocab_size))
             raise Refusal(f"{path}: token {int(tokens[where])} at position {where} is outside the "
-                          f"vocabulary of {vocab_size}; these shards were made with another tokenizer")
+                          f"vocabulary of {vocab_size}: another tokenizer made these shards; mend --data-dir")
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if pinned and digest not in pinned.values():

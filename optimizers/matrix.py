@@ -94,7 +94,7 @@ class Stack:
         self.whole: tuple | None = None  # (stack, indices): a part of a stack, made for one step
 
     def batch(self, tensors: list, slots: int, dtype: torch.dtype | None = None) -> Tensor:
-        """`tensors` as one (slots, rows, cols), zeros in the slots behind the last; one alone is not copied."""
+        """`tensors` as one (slots, rows, cols), zeros behind the last; a single one is not copied."""
         like = self.params[0]
         if len(tensors) == slots == 1:
             return tensors[0].detach().to(dtype or like.dtype)[None]
@@ -223,7 +223,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         if found_inf is not None:
             return found_inf
         flat = [g.float() if g.dtype == torch.float16 else g for gs in grads for g in gs]
-        norms = torch.stack(torch._foreach_norm(flat))  # 2-norms: on a CPU the inf-norm takes 18 times as long
+        norms = torch.stack(torch._foreach_norm(flat))  # on a CPU the inf-norm takes 18 times as long
         verdict = (~norms.isfinite()).float()
         if self.world_size > 1:
             dist.all_reduce(verdict, op=dist.ReduceOp.MAX, group=self.process_group)

@@ -91,8 +91,8 @@ def unit(G: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def by_largest(G: Tensor) -> Tensor:
-    """G in float32 or more, over its largest entry: its squares then neither vanish nor overflow, so that the
-    scale of G does not matter. A zero matrix stays zero."""
+    """G in float32 or more, over its largest entry: its squares then neither vanish nor overflow, and the scale
+    of G does not matter. A zero matrix stays zero."""
     X = G.to(torch.promote_types(G.dtype, torch.float32))
     # On a CPU ten times as fast as vector_norm(ord=inf).
     largest = torch.maximum(X.amax((-2, -1), keepdim=True), -X.amin((-2, -1), keepdim=True))
@@ -107,10 +107,11 @@ def newton_schulz(X: Tensor, coefficients) -> Tensor:
 
 
 def batched(work, X: Tensor) -> Tensor:
-    """work(X, add) where add(C, A, B, beta=, alpha=) = beta C + alpha A B: for the batch in one go; on a CPU for
-    one matrix after the other if they are large, whose bfloat16 products are up to three times as fast so."""
+    """work(X, add) where add(C, A, B, beta=, alpha=) = beta C + alpha A B: for the batch in one go; on
+    a CPU for large matrices one by one, whose bfloat16 products are up to three times as fast so."""
     if X.device.type == "cpu" and X[0].numel() >= CPU_LARGE:
-        return torch.stack([work(x, torch.addmm) for x in X]) if len(X) > 1 else work(X[0], torch.addmm)[None]
+        found = [work(x, torch.addmm) for x in X]
+        return torch.stack(found) if len(X) > 1 else found[0][None]
     return work(X, torch.baddbmm)
 
 

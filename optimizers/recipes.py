@@ -205,8 +205,8 @@ RECIPES = {recipe.name: recipe for recipe in (
     ),
     Recipe(
         name="riemannian",
-        note="aurora's constants with the constrained optimum (riemannian.py) in place of its map: the control "
-             "arm of whether alignment with the gradient matters; not yet run on 8 GPUs",
+        note="aurora's constants with the constrained optimum (riemannian.py) in place of its map: the "
+             "control arm of whether alignment with the gradient matters; not yet run on 8 GPUs",
         steps=3250, schedule_steps=3250, cooldown_frac=0.7, warmup_steps=0,
         lr=0.035, weight_decay=0.025, momentum=0.95,
         matrices=(Nesterov(), RiemannianPolar(), AspectScale(), Decay()),

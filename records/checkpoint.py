@@ -10,6 +10,7 @@ schedule are functions of the step. Loading unpickles nothing: torch's weights_o
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import shlex
@@ -68,12 +69,17 @@ def collect(model, optimizers: list, wrappers: list) -> dict:
 
 
 def restore(tensors: dict, model, optimizers: list, wrappers: list) -> None:
-    """Put a checkpoint's tensors back."""
-    model.load_state_dict(tensors["model"])
-    for kind, parts in (("optimizers", optimizers), ("wrappers", wrappers)):
-        for part, state in zip(parts, tensors[kind], strict=True):
-            part.load_state_dict(state)
-    torch.set_rng_state(tensors["generator"])
+    """Put a checkpoint's tensors back. Refusal where they are not of this model and these optimizers."""
+    try:
+        model.load_state_dict(tensors["model"])
+        for kind, parts in (("optimizers", optimizers), ("wrappers", wrappers)):
+            for part, state in zip(parts, tensors[kind], strict=True):
+                part.load_state_dict(state)
+        torch.set_rng_state(tensors["generator"])
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [""])[0][:160]
+        raise Refusal(f"the newest checkpoint does not fit this run ({type(error).__name__}: {reason}); "
+                      "delete it and go on with --resume, which takes the one before") from None
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -130,14 +136,20 @@ def load(path: Path) -> tuple[dict, dict]:
         check = about.pop("check")
         if digest(about) != check:
             raise ValueError("its JSON does not have the sha256 it states")
+        whole = all(type(about[name]) is int and about[name] >= 0 for name in ("seed", "step", "bytes"))
+        if not whole or not (type(about["seconds"]) in (int, float) and 0 <= about["seconds"] < math.inf):
+            raise ValueError("a number in its JSON is none")
         data = path.with_suffix(".pt").read_bytes()
     except OSError as error:
         raise ValueError(f"{error.filename}: {error.strerror}") from None
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(f"its JSON is damaged ({error})") from None
-    if len(data) != about["bytes"] or hashlib.sha256(data).hexdigest() != about["sha256"]:
+    if len(data) != about["bytes"] or hashlib.sha256(data).hexdigest() != about.get("sha256"):
         raise ValueError(f"{path.stem}.pt does not have the sha256 that its JSON states")
-    return about, torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    try:
+        return about, torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # what an unpickler raises on bytes that are none of ours has no end
+        raise ValueError(f"{path.stem}.pt holds no tensors ({type(error).__name__})") from None
 
 
 def the_log(folder: Path) -> Path:
@@ -151,7 +163,12 @@ def the_log(folder: Path) -> Path:
 
 def arguments(folder: Path) -> list[str]:
     """The arguments of the run in `folder`, but those that name the user's own folders."""
-    words = shlex.split(str(read_log(the_log(folder)).header.get("command", "")))[1:]
+    path = the_log(folder)
+    try:
+        words = shlex.split(str(read_log(path).header.get("command", "")))[1:]
+    except ValueError as error:
+        raise Refusal(f"--resume {folder}: the command in {path.name} cannot be read ({error}); start a new "
+                      "run") from None
     at = [i for i, word in enumerate(words) if word in ("--log-dir", "--data-dir")]
     return [word for i, word in enumerate(words) if i not in at and i - 1 not in at]
 
@@ -187,6 +204,8 @@ def resume(folder: Path, root: Path, header: dict) -> tuple[Start, Log]:
     for path in _names(folder):
         try:
             about, tensors = load(path)
+            if about["step"] > header["recipe"]["steps"]:
+                raise ValueError(f"its step {about['step']} is behind the last one")
         except ValueError as error:
             print(f"{path.stem} is passed over: {error}", file=sys.stderr, flush=True)
             continue

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 import train_gpt
+from data import shards
 from optimizers import Recipe, TailAverage, build_optimizers
 
 from . import checkpoint
@@ -171,7 +172,7 @@ class Trunk:
 def own_header(plan: train_gpt.Plan) -> dict:
     """What opening.run_header says of `plan`."""
     streams = train_gpt.open_streams(plan, World(0, 1, torch.device("cpu")))
-    return run_header(plan, *streams, f"run `python {train_gpt.fetch_words(plan)}`")
+    return run_header(plan, *streams, f"run `python {shards.fetch_words(plan.track, plan.recipe.steps)}`")
 
 
 def prepare(folder: Path, trunk: Trunk, plan: train_gpt.Plan, header: dict, world_size: int) -> None:

@@ -63,5 +63,6 @@ class Guard:
                            "data; --resume and the log's folder goes back to its last checkpoint")
         if stop:
             raise Interrupted(f"stopped by a signal after step {self.step + 1} of seed {self.seed}; the log "
-                              "is closed, go on with --resume and its folder", code=128 + (self.stop.number or signal.SIGTERM))
+                              "is closed, go on with --resume and its folder",
+                              code=128 + (self.stop.number or signal.SIGTERM))
         return mean

@@ -1,4 +1,6 @@
 """Overrides by dotted name: `--recipe.lr 0.02`, `--track.model.mlp_ratio=8`."""
+from dataclasses import replace
+
 from optimizers.recipes import with_field
 
 from .cli import Refusal, near
@@ -44,3 +46,22 @@ def override(target, kind: str, dotted: str, text: str):
         raise Refusal(f"--{kind}.{dotted}: no field {part!r}; {near(part, known)}", code=2) from None
     except ValueError as error:
         raise Refusal(f"--{kind}.{dotted} {text}: {error}", code=2) from None
+
+
+def apply_overrides(track, recipe, overrides: list[tuple[str, str, str]], allow_custom: bool) -> tuple:
+    """The track and recipe with each of `overrides`, checked; an overridden recipe is renamed, an overridden
+    track is no official one and needs allow_custom. Refusal (exit 2) for what cannot be."""
+    for kind, dotted, text in overrides:
+        if kind == "recipe":
+            recipe = replace(override(recipe, kind, dotted, text), name=f"{recipe.name}+{dotted}={text}")
+        elif allow_custom:
+            track = replace(override(track, kind, dotted, text), official=False)
+        else:
+            raise Refusal(f"--track.{dotted} changes what the track fixes; add --allow-custom, and the "
+                          "run becomes `custom`, which stands on no board", code=2)
+    try:
+        recipe.check()
+        track.check()
+    except ValueError as error:
+        raise Refusal(str(error), code=2) from None
+    return track, recipe

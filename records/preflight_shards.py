@@ -14,7 +14,7 @@ import torch
 
 import train_gpt
 from data.cached_fineweb10B import load_manifest
-from data.shards import HEADER_BYTES, TOKEN_BYTES, find_shards, token_count
+from data.shards import HEADER_BYTES, TOKEN_BYTES, fetch_words, find_shards, token_count
 
 from .cli import Refusal
 from .preflight import Finding
@@ -26,7 +26,7 @@ WINDOWS, WINDOW = 16, 4096  # sampled of each shard: so many stretches of so man
 def fetch_command(plan) -> str:
     """The command that makes or fetches the plan's shards, into the folder the plan reads."""
     out = f" --out {shlex.quote(str(plan.data_dir))}" if plan.args.data_dir else ""
-    return f"`python {train_gpt.fetch_words(plan)}{out}`"
+    return f"`python {fetch_words(plan.track, plan.recipe.steps)}{out}`"
 
 
 def anew(plan, path: Path) -> str:

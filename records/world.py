@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,8 +20,8 @@ from torch import Tensor
 from .cli import Refusal
 
 TIMEOUT = 600  # seconds that a collective waits for a rank; rank 0 may hash 20 GB of shards in them
-LATE = re.compile(r"(?i)timed? ?out")
-LOST = re.compile(rf"{LATE.pattern}|connection|socket|broken pipe|nccl|gloo|remote process|watchdog")
+LATE = re.compile(r"(?i)timed out waiting|wait timeout|timeout after")
+LOST = re.compile(rf"{LATE.pattern}|timed out|connection|socket|broken pipe|nccl|gloo|remote process")
 
 
 def divisor(number: int, limit: int) -> int:
@@ -136,10 +137,37 @@ def join_world(device_type: str, sequences: int, val_sequences: int) -> World:
     world = World(rank, size, device)
     if size > 1:
         with world.together(lambda: "the start of the run", everywhere=True):
-            dist.init_process_group("nccl" if device_type == "cuda" else "gloo",
-                                    timeout=timedelta(seconds=TIMEOUT),
+            dist.init_process_group("nccl" if device_type == "cuda" else "gloo", rank=rank, world_size=size,
+                                    store=_store(rank, size), timeout=timedelta(seconds=TIMEOUT),
                                     device_id=device if device_type == "cuda" else None)
     return world
+
+
+def _store(rank: int, size: int) -> dist.Store:
+    """What the ranks find each other by: a part of the launcher's store that only they know.
+
+    torchrun keeps its store over --max-restarts, with the addresses of the ranks before; a rank that is
+    early reads one of those, and waits for a rank that is gone. So rank 0 names a new part, and answers
+    each rank by a name that is new as well, until all have said that they know it.
+    """
+    store, own, end = next(dist.rendezvous("env://"))[0], uuid.uuid4().hex, time.monotonic() + TIMEOUT
+    store.set_timeout(timedelta(seconds=TIMEOUT))
+    if rank:
+        store.set(f"rank {rank}", own)
+        name = store.get(f"answer to {own}").decode()
+        store.set(f"{name} {rank}", "known")
+        return dist.PrefixStore(name, store)
+    left = set(range(1, size))
+    while left:
+        for other in sorted(left):
+            if store.check([f"rank {other}"]):  # it may be of a rank before
+                store.set(f"answer to {store.get(f'rank {other}').decode()}", own)
+            if store.check([f"{own} {other}"]):
+                left.remove(other)
+        if time.monotonic() > end:
+            raise RuntimeError(f"timed out waiting for the ranks {sorted(left)}")
+        time.sleep(0.01)
+    return dist.PrefixStore(own, store)
 
 
 class Clock:

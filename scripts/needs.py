@@ -25,6 +25,7 @@ def main(argv: list[str]) -> int:
     import torch
 
     import train_gpt
+    from data import shards
     plan, missing = train_gpt.parse(argv), False
     try:
         train_gpt.open_streams(plan, World(0, 1, torch.device("cpu")))
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> int:
         missing = not plan.args.data_dir
     print(1 if plan.device == "cpu" else torch.cuda.device_count())
     if missing:
-        print(*train_gpt.fetch_words(plan).split(), sep="\n")
+        print(*shards.fetch_words(plan.track, plan.recipe.steps).split(), sep="\n")
     return 0
 
 

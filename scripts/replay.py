@@ -49,7 +49,8 @@ def whole_run(log: Log) -> Run:
     """The run of a log that is complete; Refusal where there is nothing to replay."""
     where = printable(log.path, 400)
     if log.foreign is not None:
-        raise Refusal(f"{where} is a log of modded-nanogpt; only this project's logs can be replayed")
+        raise Refusal(f"{where} is no log of this project, and only those can be replayed: give a log that "
+                      "train_gpt.py wrote")
     if log.problems:
         line, what = log.problems[0]
         raise Refusal(f"{where}:{line}: {what}; only a log that is whole can be replayed")

@@ -83,8 +83,9 @@ def main(argv: list[str]) -> int:
         try:
             table = json.loads(args.out.read_text())
             same = all(table[key] == getattr(args, key) for key in ("track", "recipe", "seeds"))
-            rows = table["rows"]
-        except (ValueError, KeyError, TypeError):
+            rows = [dict(row, lr=float(row["lr"]), weight_decay=float(row["weight_decay"]),
+                         val_loss=row["val_loss"]) for row in table["rows"]]
+        except (ValueError, KeyError, TypeError, RecursionError):
             same = False
         if not same:
             raise Refusal(f"{args.out} is no table of this recipe, track and seeds; choose another --out")

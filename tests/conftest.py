@@ -8,6 +8,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from data import sample  # noqa: E402
+from records.environment import without_folders  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -28,7 +29,7 @@ def matrix(request):
     """matrix(fault, where, kept, message, digits): one row; a test that ends notes that digits are equal."""
     def note(fault, where, kept, message, digits=True):
         digits = "equal" if digits else "n/a"
-        request.config.stash[MATRIX].append((fault, where, str(kept), digits, message))
+        request.config.stash[MATRIX].append((fault, where, str(kept), digits, without_folders(message)))
     return note
 
 

@@ -84,14 +84,14 @@ def limit_files(pid, size):
 class Ranks:
     """A run of `size` ranks on its way; a context manager that leaves none behind."""
 
-    def __init__(self, laptop, folder, *args, size=2, **settings):
+    def __init__(self, laptop, folder, *args, size=2, environment=None, **settings):
         self.folder, port = Path(folder), str(free_port())
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         self.outputs = [self.folder.with_name(f"{self.folder.name}.{r}.out") for r in range(size)]
         self.processes = []
         for rank, output in enumerate(self.outputs):
             place = dict(LOCAL, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size),
-                         MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+                         MASTER_ADDR="127.0.0.1", MASTER_PORT=port, **(environment or {}))
             words = command(laptop, folder, *args)
             self.processes.append(_server.Process(target=_rank, args=(words, place, output, settings)))
             self.processes[-1].start()
@@ -158,6 +158,12 @@ class Torchrun(Ranks):
 
     def alive(self):
         return self.launcher.poll() is None
+
+    def said(self):
+        lines = super().said()
+        if "Traceback (most recent call last):" in lines:
+            lines.remove("Traceback (most recent call last):")  # torchrun's own, of its ChildFailedError
+        return lines
 
     def wait(self, seconds=300):
         return [self.launcher.wait(seconds)]

@@ -200,9 +200,8 @@ def kill_within(run, rng, began):
 def test_kills_during_a_checkpoint_write(laptop, tmp_path, undisturbed, matrix, moments):
     folder, rng, within = tmp_path / "log", random.Random(0), 0
     for moment in range(moments):
-        resume = ["--resume", folder] if moment else []
-        with Ranks(laptop, folder, "--checkpoint-every", "1", *resume) as run:
-            wait_for(run, rf"(?s)(\n@ resume \{{.*){{{moment}}}\n@ checkpoint \{{")
+        with Ranks(laptop, folder, "--checkpoint-every", "1", *["--resume", folder][:2 * moment]) as run:
+            wait_for(run, r"(?m)^@ checkpoint \{")
             torn = kill_within(run, rng, lambda: next(folder.glob("*.part"), None))
             kill(run)
         names = {path.name for path in folder.iterdir()}
@@ -220,9 +219,9 @@ def test_kills_during_a_log_append(laptop, tmp_path, undisturbed, matrix, moment
     """A write of one line is whole or absent where only the process dies; a machine that dies may tear it."""
     folder, rng = tmp_path / "log", random.Random(1)
     for moment in range(moments):
-        resume = ["--resume", folder] if moment else []
-        with Ranks(laptop, folder, "--val-every", "1", *resume) as run:
-            wait_for(run, rf"(?s)(\n@ resume \{{.*){{{moment}}}\n@ checkpoint \{{")
+        resumes = text(folder).count("\n@ resume {") + (moment > 0)
+        with Ranks(laptop, folder, "--val-every", "1", *["--resume", folder][:2 * moment]) as run:
+            wait_for(run, rf"(?s)(\n@ resume \{{.*){{{resumes}}}\nstep:")
             (path,), size = folder.glob("*.txt"), [len(text(folder))]
             kill_within(run, rng, lambda: path.stat().st_size > size[0])
             kill(run)
@@ -286,13 +285,14 @@ def fill(disk):
 @pytest.mark.parametrize("launcher", [Ranks, Torchrun])
 @pytest.mark.parametrize("what", ["log", "checkpoint"])
 def test_a_small_disk_is_full(laptop, small_disk, undisturbed, matrix, what, launcher):
-    folder, every = small_disk / "log", ["--val-every", "1", "--checkpoint-every", "1000"]
-    with launcher(laptop, folder, *(every if what == "log" else [])) as run:
+    folder = small_disk / "log"
+    every = ["--val-every", "1", "--checkpoint-every", "1000"] if what == "log" else ["--checkpoint-every", "1"]
+    with launcher(laptop, folder, *every) as run:
         wait_for(run, r"(?m)^step:16/" if what == "log" else BEHIND_TWO)
         fill(small_disk)
         run.wait()
         kept = checkpoints(folder)[0]
-        assert kept == ([] if what == "log" else [8, 16])
+        assert len(kept) == (0 if what == "log" else 2)
         (small_disk / "filler").unlink()
         said = ours(run.said())
     assert f"cannot write the {what} " in said[0] and "No space left" in said[0], said
@@ -339,7 +339,6 @@ def test_a_read_only_folder(laptop, tmp_path, undisturbed, matrix):
     kept = checkpoints(folder)[0]
     goes_on(laptop, folder, undisturbed)
     matrix("read-only folder", "in training, at a resume", kept, said[0])
-
 
 
 def flip(path):

@@ -258,14 +258,14 @@ def test_folders_that_cannot_be_resumed(laptop, tmp_path):
 
 def test_a_full_disk_keeps_the_checkpoints_before(tmp_path):
     tensors = {"model": {"w": torch.zeros(1000)}}
-    assert checkpoint.save(tmp_path, 0, dict(step=10, seed=0), tensors) == "checkpoint_000_0000010"
+    assert checkpoint.save(tmp_path, 0, dict(step=10, seed=0, seconds=1.0), tensors) == "checkpoint_000_0000010"
     import resource
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
         with pytest.raises(checkpoint.Refusal, match="cannot write the checkpoint.*free space.*--resume"):
-            checkpoint.save(tmp_path, 0, dict(step=20, seed=0), tensors)
+            checkpoint.save(tmp_path, 0, dict(step=20, seed=0, seconds=1.0), tensors)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, before)

@@ -15,6 +15,7 @@ import torch
 import train_gpt
 from data import shards
 from optimizers import build_optimizers, resolve
+from records.gradients import Gradients
 from records.log import lock_folder, read_log
 from records.world import StopSignal, World
 from train_gpt import GPT, TRACKS, initialise, lr_factor
@@ -209,13 +210,14 @@ def test_divergence_stops_with_weights_intact(laptop, tmp_path, recipe):
     run = train_gpt.Run(plan, world, GPT(plan.track.model), *streams, StopSignal(), flops=0.0)
     initialise(run.model, 0)
     optimizers, guard = run.optimizers(), run.guard(seed=4)
+    gradients = Gradients(world, run.model, optimizers)
     for step in range(2):
-        loss, low = train_gpt.forward_backward(run, *map(run.tokens, run.train[step]))
+        loss = train_gpt.forward_backward(run, gradients, *map(run.tokens, run.train[step]))
         if step == 1:
             run.model.blocks[2].mlp.fc.weight.grad[3, 5] = float("inf")
             before = [p.clone() for p in run.model.parameters()]
             state = [s.clone() for o in optimizers for p in o.state.values() for s in p.values()]
-        train_gpt.update(run, optimizers, guard, step, loss, low)
+        train_gpt.update(run, gradients, optimizers, guard, step, loss)
     message = r"seed 4 diverged at step 1.*blocks\.2\.mlp\.fc\.weight.*intact"
     with pytest.raises(train_gpt.Diverged, match=message):
         guard.check()

@@ -1,0 +1,110 @@
+"""The gradients of a step: float32 sums over micro-batches, and over the ranks for what no optimizer shards.
+
+A matrix of a sharded MatrixOptimizer is summed by that optimizer, which sends each sum to its owner alone.
+All others (embedding, head, gains, biases) are reduced here, in buckets. With `overlap` a bucket leaves as
+soon as its last gradient exists, while the backward pass goes on; without, all leave at its end. Both add
+the same numbers in the same buckets.
+"""
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from optimizers import MatrixOptimizer
+
+from .world import World
+
+BUCKET = 2**23  # numbers of a bucket; a larger tensor is one of its own
+
+
+def sharded_of(optimizers: list) -> set:
+    """The parameters whose gradients an optimizer sums over the ranks itself."""
+    return {p for o in optimizers if isinstance(o, MatrixOptimizer) and o.world_size > 1
+            for group in o.param_groups for p in group["params"]}
+
+
+def buckets_of(params: list) -> list[list]:
+    """The parameters in the order in which the backward pass is done with them, cut at BUCKET numbers."""
+    buckets, room = [], 0
+    for p in reversed(params):
+        if not buckets or p.numel() > room:
+            buckets.append([])
+            room = max(BUCKET, p.numel())
+        buckets[-1].append(p)
+        room -= p.numel()
+    return buckets
+
+
+class Gradients:
+    """Sums the gradients of a step: `backward(loss, last)` for each micro-batch, then `finish()`."""
+
+    def __init__(self, world: World, model: nn.Module, optimizers: list, overlap: bool = False):
+        self.world, self.params, self.overlap = world, list(model.parameters()), overlap and world.size > 1
+        sharded = sharded_of(optimizers) if world.size > 1 else set()
+        self.buckets = buckets_of([p for p in self.params if p not in sharded])
+        self.low: dict = {}    # p -> float32 sum of what p.grad can only hold in a lower precision
+        self.sent: list = []   # (flat sums, work) of the buckets on their way, in order
+        self.missing = None    # for each bucket not sent, the parameters that have no gradient yet
+        if self.overlap:
+            for p in (p for bucket in self.buckets for p in bucket):
+                p.register_post_accumulate_grad_hook(self._arrived)
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """loss.backward(); `last` says that this is the step's last micro-batch."""
+        self.missing = [set(bucket) for bucket in self.buckets] if last and self.overlap else None
+        loss.backward()
+        for p in self.params:
+            self._widen(p)
+
+    def _widen(self, p: Tensor) -> None:
+        if p.grad is not None and p.dtype != torch.float32:
+            self.low[p] = self.low[p] + p.grad.float() if p in self.low else p.grad.float()
+            p.grad = None
+
+    def _arrived(self, p: Tensor) -> None:
+        if self.missing is None:
+            return
+        self._widen(p)
+        for missing in self.missing:
+            missing.discard(p)
+        # In one order on every rank, or they would add unlike buckets.
+        while len(self.sent) < len(self.buckets) and not self.missing[len(self.sent)]:
+            self._send()
+
+    def _send(self) -> None:
+        bucket = self.buckets[len(self.sent)]
+        flat = torch.cat([self.low.get(p, p.grad).flatten() for p in bucket])
+        self.sent.append((flat, dist.all_reduce(flat, async_op=True)))
+
+    def finish(self) -> None:
+        """Leaves in every p.grad the sum over micro-batches, and over the ranks where that is done here."""
+        if self.world.size > 1:
+            while len(self.sent) < len(self.buckets):
+                self._send()
+            for bucket, (flat, work) in zip(self.buckets, self.sent):
+                work.wait()
+                self.low.update((p, total.view_as(p)) for p, total in
+                                zip(bucket, flat.split([p.numel() for p in bucket])))
+        for p, total in self.low.items():
+            p.grad = total.to(p.dtype)
+        self.low, self.sent = {}, []
+
+
+def bytes_per_step(model: nn.Module, optimizers: list, world_size: int) -> dict[str, int]:
+    """Bytes that one rank sends in a step, by kind, ring algorithms assumed: (W - 1) / W of the numbers for
+    a reduce-scatter or an all-gather, twice that for an all-reduce. Padded as MatrixOptimizer pads."""
+    share = (world_size - 1) / world_size
+    found = dict(matrix_gradients=0, matrix_weights=0, other_gradients=0)
+    matrices = set()
+    for optimizer in (o for o in optimizers if isinstance(o, MatrixOptimizer)):
+        for group in optimizer.param_groups:
+            shapes: dict = {}
+            for p in group["params"]:
+                matrices.add(p)
+                shapes.setdefault((p.shape, p.dtype), []).append(p)
+            for stack in shapes.values():
+                padded = -(-len(stack) // world_size) * world_size * stack[0].numel()
+                found["matrix_gradients"] += round(share * 4 * padded)
+                found["matrix_weights"] += round(share * stack[0].element_size() * padded)
+    others = sum(p.numel() for p in model.parameters() if p not in matrices)
+    found["other_gradients"] = round(2 * share * 4 * others)
+    return found

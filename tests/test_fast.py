@@ -1,0 +1,178 @@
+"""The fast path gives what the plain one gives: chunked loss, one compiled block, gradients sent early."""
+import multiprocessing
+import os
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+import records.chunked
+import train_gpt
+from optimizers import build_optimizers, resolve
+from records import gradients
+from records.gradients import Gradients, buckets_of, bytes_per_step
+from records.log import read_log
+from records.world import World
+from train_gpt import GPT, ModelConfig, initialise
+
+TINY = dict(vocab_size=300, num_layers=3, model_dim=64, head_dim=32)
+
+
+def model_of(dtype="float32"):
+    model = GPT(ModelConfig(**TINY, dtype=dtype))
+    initialise(model, 0)
+    for name, p in model.named_parameters():
+        if name.endswith("proj.weight"):  # from zero the blocks would have no gradient
+            nn.init.normal_(p, std=0.2, generator=torch.Generator().manual_seed(0))
+    return model
+
+
+def tokens(seed=1, batch=4):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 300, (2, batch, 64), generator=g)
+
+
+def outcome(model):
+    """Training loss, gradients, and the loss without gradients."""
+    loss = model(*tokens())
+    (2 * loss).backward()
+    with torch.no_grad():
+        again = model(*tokens())
+    return loss.detach(), again, [p.grad.float() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("dtype, bound", [("float32", 1e-5), ("bfloat16", 1e-2)])
+@pytest.mark.parametrize("chunk", [100, 256, 10**6])  # 256 tokens: uneven, one chunk, more than there are
+def test_the_chunked_loss_and_its_gradients(monkeypatch, dtype, bound, chunk):
+    monkeypatch.setattr(records.chunked, "CHUNK", chunk)
+    plain, fast = model_of(dtype), model_of(dtype)
+    fast.speed_up(compile=False)
+    (loss, again, grads), (fast_loss, fast_again, fast_grads) = outcome(plain), outcome(fast)
+    assert fast_loss.item() == pytest.approx(loss.item(), rel=1e-6)
+    assert fast_again.item() == pytest.approx(again.item(), rel=1e-6)
+    for (name, _), a, b in zip(plain.named_parameters(), grads, fast_grads):
+        assert (a - b).norm() <= bound * a.norm() + 1e-6, name
+    assert all(a.norm() > 0 for a in fast_grads)
+
+
+def test_the_logits_of_all_tokens_never_exist(monkeypatch):
+    monkeypatch.setattr(records.chunked, "CHUNK", 64)
+    model, largest = model_of(), []
+    model.speed_up(compile=False)
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            largest.extend(t.shape[0] for t in (out if isinstance(out, tuple) else (out,))
+                           if isinstance(t, torch.Tensor) and t.ndim == 2 and t.shape[1] == 300)
+            return out
+
+    with Watch():
+        model(*tokens()).backward()
+    assert largest and max(largest) <= 64
+
+
+def test_every_block_runs_one_compiled_graph(monkeypatch):
+    torch._dynamo.reset()
+    counts = torch._dynamo.utils.counters
+    counts.clear()
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **options: compiler(f, backend="aot_eager", **options))
+    plain, fast = model_of(), model_of()
+    fast.speed_up(compile=True)
+    for (a, b) in zip(outcome(plain)[2], outcome(fast)[2]):
+        assert (a - b).norm() <= 1e-5 * a.norm() + 1e-6
+    graphs = counts["stats"]["unique_graphs"]
+    assert graphs == 4  # block and head, each with gradients and without; not one a block
+    outcome(fast)
+    assert counts["stats"]["unique_graphs"] == graphs
+
+
+# ---------------------------------------------------------------- gradients
+
+
+def worker(rank, world_size, port, folder):
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    gradients.BUCKET = 5000  # many buckets in a tiny model
+    world = World(rank, world_size, torch.device("cpu"))
+    for overlap in (False, True):
+        model = model_of("bfloat16")
+        optimizers = build_optimizers(model, resolve("aurora", "laptop"), process_group=dist.group.WORLD)
+        sums, found = Gradients(world, model, optimizers, overlap), []
+        for step in range(2):
+            for micro in range(2):
+                inputs, targets = tokens(seed=10 * step + micro)
+                part = slice(rank * 4 // world_size, (rank + 1) * 4 // world_size)
+                sums.backward(model(inputs[part], targets[part]), last=micro == 1)
+            early = len(sums.sent)
+            sums.finish()
+            whole = {p for bucket in sums.buckets for p in bucket}
+            found.append({n: p.grad.clone() for n, p in model.named_parameters() if p in whole})
+            model.zero_grad(set_to_none=True)
+        torch.save(dict(early=early, buckets=len(sums.buckets), grads=found), f"{folder}/{overlap}{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def run_worker(folder, world_size):
+    folder.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.set_forkserver_preload(["torch", "optimizers", "train_gpt"])
+    mp.start_processes(worker, (world_size, port, str(folder)), world_size, start_method="forkserver")
+    return {overlap: [torch.load(folder / f"{overlap}{rank}.pt", weights_only=True)
+                      for rank in range(world_size)] for overlap in (False, True)}
+
+
+def test_gradients_sent_during_the_backward_pass_are_the_same(tmp_path):
+    two, one = run_worker(tmp_path / "2", 2), run_worker(tmp_path / "1", 1)
+    assert two[True][0]["early"] == two[True][0]["buckets"] > 3  # all left before finish() was called
+    assert two[False][0]["early"] == 0
+    for step in (0, 1):
+        for rank in (0, 1):
+            for name, grad in two[False][0]["grads"][step].items():
+                assert torch.equal(two[True][rank]["grads"][step][name], grad), name
+                alone = one[False][0]["grads"][step][name]
+                assert (grad.float() - alone.float()).norm() <= 1e-2 * alone.float().norm() + 1e-6, name
+
+
+def test_buckets_hold_every_parameter_once_in_the_order_of_the_backward_pass():
+    params = [nn.Parameter(torch.zeros(n)) for n in (10, gradients.BUCKET + 1, 10, gradients.BUCKET - 5, 6)]
+    assert [[p.numel() for p in bucket] for bucket in buckets_of(params)] == [
+        [6], [gradients.BUCKET - 5], [10], [gradients.BUCKET + 1], [10]]
+    small = [nn.Parameter(torch.zeros(n)) for n in (1, 2, 3)]
+    assert [[p.numel() for p in bucket] for bucket in buckets_of(small)] == [[3, 2, 1]]
+
+
+def test_bytes_sent_by_hand():
+    with torch.device("meta"):
+        model = GPT(train_gpt.GPT2_SMALL)
+    optimizers = build_optimizers(model, resolve("aurora", "fineweb-124m"))
+    found = bytes_per_step(model, optimizers, 8)
+    # 12 of 3072 x 768 and of 768 x 3072 go to 8 ranks as 16 slots each, 48 of 768 x 768 as 48.
+    numbers = 2 * 16 * 3072 * 768 + 48 * 768 * 768
+    assert found["matrix_gradients"] == found["matrix_weights"] == 7 * 4 * numbers // 8
+    others = sum(p.numel() for p in model.parameters()) - 12 * (2 * 3072 + 4 * 768) * 768
+    assert found["other_gradients"] == 2 * 7 * 4 * others // 8
+    assert set(bytes_per_step(model, optimizers, 1).values()) == {0}
+
+
+def test_a_fast_run_has_the_losses_of_a_plain_one(capsys, laptop, tmp_path):
+    found = []
+    for more in ([], ["--fast"]):
+        folder = tmp_path / f"log{len(more)}"
+        assert train_gpt.main(["--device", "cpu", "--track", "laptop", "--allow-custom", "--track.val_tokens",
+                               "4096", "--steps", "4", "--data-dir", str(laptop), "--log-dir", str(folder),
+                               *more]) == 0, capsys.readouterr().err
+        found.append(read_log(next(folder.glob("*.txt"))))
+    plain, fast = ([p.val_loss for p in log.series[0]] for log in found)
+    assert fast == pytest.approx(plain, abs=2e-3)
+    warmup = [next(data for _, kind, data in log.events if kind == "warmup") for log in found]
+    assert [w["fast"] for w in warmup] == [False, True]
+    assert all(w["calibration"]["product_ms"] > 0 for w in warmup)
