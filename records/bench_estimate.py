@@ -13,9 +13,9 @@ MOST_SEQUENCES = 64  # a micro-batch that train_gpt.warm_up tries first on a GPU
 
 def needs(plan: train_gpt.Plan, ranks: int, card: int) -> dict:
     """Of one of `ranks` ranks, in bytes: weights, gradients, optimizer state; `needed` in all by sequences a
-    micro-batch, an upper bound (the plain path, uncompiled, see records/memory.py); `fits`, the first of
-    these micro-batches that a card of `card` bytes holds as the trainer halves them, 0 for none; bytes sent
-    a step by kind; and FLOPs a token."""
+    micro-batch, an upper bound (the plain path, uncompiled, see records/memory.py); `fits`, the largest of
+    these micro-batches that a card of `card` bytes holds, 0 for none; bytes sent a step, by kind; and FLOPs
+    a token."""
     with torch.device("meta"):
         model = train_gpt.GPT(plan.track.model)
     track, memory = plan.track, estimate(model, plan.recipe, plan.track.context, ranks)
@@ -26,7 +26,8 @@ def needs(plan: train_gpt.Plan, ranks: int, card: int) -> dict:
         size //= 2
     needed = {size: PROCESS_BYTES + memory.needed(size) for size in reversed(sizes)}
     fits = max((size for size, total in needed.items() if total <= card), default=0)
-    return dict(track=track.name, recipe=plan.recipe.name, parameters=sum(p.numel() for p in model.parameters()),
-                weights=memory.weights, gradients=memory.gradients, state=memory.state, needed=needed, fits=fits,
-                bytes_sent=bytes_per_step(model, build_optimizers(model, plan.recipe), ranks),
+    sent = bytes_per_step(model, build_optimizers(model, plan.recipe), ranks)
+    return dict(track=track.name, recipe=plan.recipe.name, weights=memory.weights, gradients=memory.gradients,
+                state=memory.state, needed=needed, fits=fits, bytes_sent=sent,
+                parameters=sum(p.numel() for p in model.parameters()),
                 flops_per_token=train_gpt.flops_per_token(model, track))

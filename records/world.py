@@ -92,15 +92,19 @@ class World:
 
 
 def die_with_launcher() -> None:
-    """End this process when torchrun does: a launcher that is killed would leave its workers training."""
+    """End this process when torchrun does: a launcher that is killed would leave its workers training.
+
+    Refusal where it is gone already.
+    """
     if "LOCAL_RANK" not in os.environ:
         return
     launcher = os.getppid()
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         try:  # the store of the first node's launcher: where it is gone, it died while this process began
             socket.create_connection((os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]), 30).close()
-        except OSError:
-            os.kill(os.getpid(), signal.SIGKILL)
+        except OSError as error:
+            raise Refusal(f"torchrun's store does not answer ({error}), so torchrun has ended; start it "
+                          "again", everywhere=False) from None
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != launcher:  # it died before the call
@@ -150,8 +154,8 @@ def _store(rank: int, size: int) -> dist.Store:
     early reads one of those, and waits for a rank that is gone. So rank 0 names a new part, and answers
     each rank by a name that is new as well, until all have said that they know it.
     """
-    store, own, end = next(dist.rendezvous("env://"))[0], uuid.uuid4().hex, time.monotonic() + TIMEOUT
-    store.set_timeout(timedelta(seconds=TIMEOUT))
+    store = next(dist.rendezvous("env://", timeout=timedelta(seconds=TIMEOUT)))[0]
+    own, end = uuid.uuid4().hex, time.monotonic() + TIMEOUT
     if rank:
         store.set(f"rank {rank}", own)
         name = store.get(f"answer to {own}").decode()

@@ -180,7 +180,8 @@ def score_all(model: GPT, found: list[Sequence], budget: int) -> np.ndarray:
         scores[batch] = score(model, [found[i] for i in batch])
         done += len(batch)
         if not np.isfinite(scores[batch]).all():
-            raise Refusal("the model's log-probabilities are not finite: its weights hold nan or inf")
+            raise Refusal("the model's log-probabilities are not finite, so its weights hold nan or inf and "
+                          "nothing can be compared; give those of another run")
         if time.monotonic() - shown > 10:
             shown = time.monotonic()
             print(f"{done:,} of {len(found):,} endings after {shown - started:.0f} s, the longest first",

@@ -21,6 +21,27 @@ def laptop(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def undisturbed(laptop, tmp_path_factory):
+    """The outcome of a run of tests/faulting.py that nothing stops."""
+    from tests.faulting import Ranks, outcome
+    folder = tmp_path_factory.mktemp("undisturbed") / "log"
+    with Ranks(laptop, folder) as run:
+        assert run.wait() == [0, 0], run.said()
+    return outcome(folder)
+
+
+@pytest.fixture(scope="session")
+def stopped(laptop, tmp_path_factory):
+    """The folder of such a run, killed behind its second checkpoint."""
+    from tests.faulting import BEHIND_TWO, Ranks, kill, wait_for
+    folder = tmp_path_factory.mktemp("stopped") / "log"
+    with Ranks(laptop, folder) as run:
+        wait_for(run, BEHIND_TWO)
+        kill(run)
+    return folder
+
+
 MATRIX = pytest.StashKey[list]()  # rows of the fault matrix: fault, where, kept, digits equal, message
 
 
@@ -31,6 +52,15 @@ def matrix(request):
         digits = "equal" if digits else "n/a"
         request.config.stash[MATRIX].append((fault, where, str(kept), digits, without_folders(message)))
     return note
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """`-m faults` runs the whole matrix, the cases that always run too."""
+    if config.option.markexpr == "faults":
+        for item in items:
+            if "matrix" in item.fixturenames:
+                item.add_marker("faults")
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -3,6 +3,7 @@
 The ranks are forked from a server process that has imported torch once, which makes a run cheap; with
 `torchrun` they are started as a person starts them.
 """
+import contextlib
 import ctypes
 import json
 import multiprocessing
@@ -16,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 import train_gpt
@@ -169,6 +171,10 @@ class Torchrun(Ranks):
         return [self.launcher.wait(seconds)]
 
 
+full = pytest.mark.faults
+LAUNCHERS = [pytest.param(Ranks, id="ranks"), pytest.param(Torchrun, id="torchrun", marks=full)]
+
+
 def wait_for(run, pattern, seconds=120):
     """Until the run's log matches."""
     deadline = time.monotonic() + seconds
@@ -220,3 +226,26 @@ def reason(folder):
     """Why the log says that the run ended last; "" where it was killed before it could."""
     ends = re.findall(r"(?m)^@ end (\{.*\}) #", text(folder))
     return json.loads(ends[-1]).get("reason", json.loads(ends[-1])["status"]) if ends else ""
+
+
+def kill(run):
+    """SIGKILL every rank, and wait for their end."""
+    for pid in run.pids():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    run.wait()
+
+
+def goes_on(laptop, folder, undisturbed):
+    """Resume the run in `folder`: all its checkpoints load, and its outcome is the undisturbed one. What the
+    ranks said."""
+    assert checkpoints(folder)[1] == []
+    said = finish(laptop, folder)
+    assert same(outcome(folder), undisturbed)
+    return said
+
+
+def ours(said):
+    """The trainer's own lines; there is no traceback."""
+    assert not any("Traceback" in line for line in said), said
+    return [line.removeprefix("train_gpt.py: ") for line in said if line.startswith("train_gpt.py: ")]

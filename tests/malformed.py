@@ -7,7 +7,6 @@ import gzip
 import json
 import lzma
 import random
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +38,8 @@ def shards(good: bytes):
         "one token more": header(20240520, 1, count + 1) + good[1024:], "no token": header(20240520, 1, 0),
         "other tokens": good[:1024] + b"\xff\xff" * count, "text": b"hello\n" * 1000,
         "gzip": gzip.compress(good, mtime=0), "zeros": bytes(len(good)),
-        "noise": bytes(noise.randrange(256) for _ in range(4096)), "a folder": None, "a link to nothing": "none",
+        "noise": bytes(noise.randrange(256) for _ in range(4096)), "a folder": None,
+        "a link to nothing": "none",
     }.items()
 
 
@@ -317,5 +317,6 @@ def fill(words: list[str], files: dict[str, Path]) -> list[str]:
     """`words` with the paths of the files that they name."""
     text = "\n".join(words)
     for name, path in files.items():
-        text = text.replace("{" + name + "}", str(path)).replace("{" + name.replace(" ", "\n") + "}", str(path))
+        for spelled in (name, name.replace(" ", "\n")):  # a name of two words was split into them
+            text = text.replace("{" + spelled + "}", str(path))
     return text.split("\n") if words else []

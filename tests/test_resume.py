@@ -106,28 +106,11 @@ def test_a_terminated_run_goes_on_with_the_same_digits(laptop, tmp_path, undistu
     assert "complete" in err and err.count("\n") == 1
 
 
-def test_kill_dash_nine_and_a_torn_log(laptop, tmp_path, undisturbed):
-    folder = tmp_path / "log"
-    process = start(laptop, folder)
-    wait_for(process, folder, r"@ checkpoint .*\"step\": 20")
-    process.kill()
-    process.communicate()
-    (path,) = folder.glob("*.txt")
-    with open(path, "a") as log:
-        log.write("step:30/40 val_lo")  # as if it had died within a write
-    resume(laptop, folder)
-    assert digits(folder) == undisturbed[1]
-    (event,) = (data for _, kind, data in read_log(path).events if kind == "resume")
-    assert event["cut_bytes"] == 17 and event["step"] == 20
-    assert len(list(folder.glob("checkpoint_*.pt"))) == 2  # the last two
-
-
-@pytest.mark.parametrize("victim", ["rank 1", pytest.param("rank 0", marks=pytest.mark.faults)])
-def test_a_killed_rank_is_restarted_by_torchrun_and_completes(laptop, tmp_path, undisturbed, victim):
+def test_a_killed_rank_is_restarted_by_torchrun_and_completes(laptop, tmp_path, undisturbed):
     folder = tmp_path / "log"
     process = start(laptop, folder, ranks=2, restarts=3)
     wait_for(process, folder, r"@ checkpoint .*\"step\": 10")
-    os.kill(workers(process)[int(victim[-1])], signal.SIGKILL)
+    os.kill(workers(process)[1], signal.SIGKILL)
     finish(process)
     assert digits(folder) == undisturbed[2]
     assert "@ resume" in text(folder)
@@ -150,17 +133,6 @@ def test_no_worker_outlives_its_launcher(laptop, tmp_path, undisturbed):
 
 
 @pytest.mark.faults
-def test_a_lost_rank_is_told_with_rank_and_step(laptop, tmp_path):
-    folder = tmp_path / "log"
-    process = start(laptop, folder, ranks=2)
-    wait_for(process, folder, r"@ checkpoint .*\"step\": 10")
-    os.kill(workers(process)[1], signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
-    lines = [line for line in err.splitlines() if line.startswith("train_gpt.py: ")]
-    assert len(lines) == 1 and re.search(r"rank 0 lost the other ranks at step \d+ of seed 0", lines[0])
-
-
-@pytest.mark.faults
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_a_run_goes_on_at_another_world_size(laptop, tmp_path, undisturbed, ranks):
     folder = tmp_path / "log"
@@ -179,18 +151,6 @@ def stopped(laptop, folder):
     wait_for(process, folder, r"@ checkpoint .*\"step\": 20")
     process.kill()
     process.communicate()
-
-
-def test_damaged_checkpoints_are_passed_over(laptop, tmp_path, undisturbed):
-    folder = tmp_path / "log"
-    stopped(laptop, folder)
-    newest = checkpoint._names(folder)[0].with_suffix(".pt")
-    data = bytearray(newest.read_bytes())
-    data[random.Random(0).randrange(len(data))] ^= 1
-    newest.write_bytes(data)
-    _, err = resume(laptop, folder)
-    assert f"{newest.stem} is passed over" in err
-    assert digits(folder) == undisturbed[1]
 
 
 @pytest.mark.faults
@@ -284,41 +244,3 @@ def test_a_resumed_log_stands_and_makes_no_claim_about_time(laptop, tmp_path, un
     (path,) = folder.glob("*.txt")
     verdict = judge_record(folder)  # checkpoints and the lock beside the log are the trainer's own
     assert verdict.failures == [] and verdict.claim["no_time"] == "resumed runs"
-
-
-@pytest.mark.faults
-def test_kills_at_twenty_random_moments(laptop, tmp_path, undisturbed):
-    """A checkpoint at every step, so that most kills hit a write; then the run is let to its end."""
-    folder, rng = tmp_path / "log", random.Random(0)
-    process = start(laptop, folder, "--checkpoint-every", "1")
-    wait_for(process, folder, "@ warmup")
-    for _ in range(20):
-        time.sleep(rng.random() * 0.5)
-        process.kill()
-        process.communicate()
-        (path,) = folder.glob("*.txt")
-        if read_log(path).status == "complete":
-            break
-        before = text(folder).count("@ resume")
-        process = start(laptop, folder, "--resume", folder, "--checkpoint-every", "1")
-        wait_for(process, folder, rf"(?s)(@ resume.*){{{before + 1}}}")
-    finish(process)
-    assert digits(folder) == undisturbed[1]
-
-
-@pytest.mark.faults
-def test_a_shard_that_is_deleted_mid_run(laptop, tmp_path):
-    data, folder = tmp_path / "data", tmp_path / "log"
-    data.mkdir()
-    for path in laptop.glob("*.bin"):
-        (data / path.name).write_bytes(path.read_bytes())
-    process = start(data, folder)
-    wait_for(process, folder, r"@ checkpoint .*\"step\": 10")
-    for path in data.glob("*train*.bin"):
-        path.rename(tmp_path / path.name)
-    _, err = finish(process, code=1)
-    assert "is gone during the run" in err and err.count("\n") == 1
-    for path in tmp_path.glob("*train*.bin"):
-        path.rename(data / path.name)
-    resume(data, folder)
-    assert len(digits(folder)[0]) == 5

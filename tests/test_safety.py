@@ -36,7 +36,8 @@ def forbidden(tree):
         name, options = dotted(node.func), {k.arg: k.value for k in node.keywords}
         if name in ("eval", "exec", "os.system", "os.popen", "compile", "builtins.eval", "builtins.exec"):
             yield node.lineno, name
-        if "shell" in options and not (isinstance(options["shell"], ast.Constant) and not options["shell"].value):
+        shell = options.get("shell")
+        if shell is not None and not (isinstance(shell, ast.Constant) and not shell.value):
             yield node.lineno, "shell="
         if name == "torch.load":
             only = options.get("weights_only")
@@ -54,7 +55,8 @@ def test_no_source_runs_what_data_says():
 
 
 @pytest.mark.parametrize("code", [
-    "import pickle\npickle.loads(data)", "import pickle as p", "from pickle import loads", "import marshal", "import torch, dill", "eval(text)", "exec(text)",
+    "import pickle\npickle.loads(data)", "import pickle as p", "from pickle import loads",
+    "import marshal", "import torch, dill", "eval(text)", "exec(text)",
     "import os\nos.system(word)", "subprocess.run(word, shell=True)", "run(word, shell=flag)",
     "torch.load(path)", "torch.load(path, weights_only=False)", "torch.load(path, weights_only=flag)",
     "np.load(p, allow_pickle=True)"])
@@ -62,8 +64,9 @@ def test_the_scan_finds(code):
     assert list(forbidden(ast.parse(code)))
 
 
-@pytest.mark.parametrize("code", ["torch.load(path, weights_only=True)", "model.eval()", "run(word, shell=False)",
-                                  "re.compile(p)", "torch.compile(f)", "np.load(p)", "import pickle\npickle.UnpicklingError"])
+@pytest.mark.parametrize("code", [
+    "torch.load(path, weights_only=True)", "model.eval()", "run(word, shell=False)", "re.compile(p)",
+    "torch.compile(f)", "np.load(p)", "import pickle\npickle.UnpicklingError"])
 def test_the_scan_lets_pass(code):
     assert not list(forbidden(ast.parse(code)))
 
@@ -76,10 +79,10 @@ def test_no_shell_script_runs_what_it_is_given():
 
 
 def test_no_log_tells_who_ran_it_and_where(laptop, tmp_path):
-    """Secrets in the environment, a host name, and paths of a user's: in a log of two ranks, one that ends for
-    want of a shard, none is found; nor in the log that goes on behind it."""
-    secrets = dict(WANDB_API_KEY="f00d" * 10, HF_TOKEN="hf_" + "s3cr3t" * 5, AWS_SECRET_ACCESS_KEY="sesame" * 6,
-                   HOSTNAME="a-host-of-mine", USER="somebody-known", LOGNAME="somebody-known")
+    """Secrets in the environment, the host's name, and a user's paths: in the log of a run that ends for want
+    of a shard, and goes on, none is found."""
+    secrets = dict(WANDB_API_KEY="f00d" * 10, HF_TOKEN="hf_" + "s3cr3t" * 5, HOSTNAME="a-host-of-mine",
+                   AWS_SECRET_ACCESS_KEY="sesame" * 6, USER="somebody-known", LOGNAME="somebody-known")
     home = tmp_path / "home-of-somebody" / "data"
     home.mkdir(parents=True)
     for path in laptop.glob("*.bin"):
@@ -100,6 +103,6 @@ def test_no_log_tells_who_ran_it_and_where(laptop, tmp_path):
     events = "".join(line for line in log.splitlines(keepends=True) if line.startswith(("@ ", "step:")))
     for word in (*secrets.values(), str(tmp_path), "home-of-somebody", str(laptop), str(ROOT) + "/"):
         assert word not in log, word
-    for word in (os.uname().nodename, str(Path.home()) + "/", *secrets):  # common words: not in sources either
+    for word in (os.uname().nodename, str(Path.home()) + "/", *secrets):  # words that a source may hold
         assert word not in events, word
     assert json.loads(events[events.index("@ run ") + 6:].split(" #")[0])["command"].count("DIR") == 2
