@@ -65,7 +65,7 @@ def diagnose(error: Exception) -> tuple[str, bool]:
             return "the hub has no such file or dataset (HTTP 404); check the name and HF_ENDPOINT", False
         return f"the hub answers HTTP {status}; try again later", status in (408, 429) or status >= 500
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return "needed from the hub, but HF_HUB_OFFLINE is set; unset it", False
+        return "needed from the hub, but HF_HUB_OFFLINE is set; run `unset HF_HUB_OFFLINE`", False
     first_line = (str(error).splitlines() or [""])[0]
     if type(error).__name__ in ("InvalidURL", "UnsupportedProtocol"):
         endpoint = os.environ.get("HF_ENDPOINT")

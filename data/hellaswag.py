@@ -52,7 +52,8 @@ def item_of(row, where: str) -> Item:
     if not all(isinstance(text, str) for text in texts):
         raise Refusal(f"{where}: {', '.join(TEXTS)} and the endings must be text; {FIX}")
     if label not in ("0", "1", "2", "3"):
-        raise Refusal(f"{where}: the label is {label[:20]!r}, not 0, 1, 2 or 3 (the test split has none); {FIX}")
+        raise Refusal(f"{where}: the label is {label[:20]!r}, not 0, 1, 2 or 3 (the test split has none); "
+                      f"{FIX}")
     try:
         "".join(texts).encode()
     except UnicodeEncodeError:  # JSON allows it

@@ -77,6 +77,7 @@ def in_parts(run: train_gpt.Run, parts: Parts):
         parts.begin("optimizer")
         with record_function(UPDATE):
             update(*args)
+            parts.begin("optimizer")  # the device is done inside the range, so its collectives lie in it
 
     run.train, run.model, train_gpt.update = TimedStream(train, parts), TimedModel(model, parts), timed_update
     try:

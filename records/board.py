@@ -9,7 +9,6 @@ from train_gpt import TRACKS
 from . import evidence, rules
 from . import reference as track3
 from .cli import Refusal
-from .log import read_log
 from .text import plain_json, printable, read_text
 
 BESIDE = "record.json"  # what a record's folder may say that its logs cannot: {"author": "..."}
@@ -109,7 +108,7 @@ def _enter(folder: Path, path: str) -> Entry:
         raise Refusal("it holds no log")
     if claim["board"] and claim["track"] != parts[0]:
         raise Refusal(f"its logs are of the track {printable(claim['track'], 40)}")
-    logs = [read_log(file) for file in sorted(folder.iterdir()) if file.suffix in rules.LOGS]
+    logs = verdict.logs
     series = {seed: points for log in logs for seed, points in rules.track_series(log).items()}
     runs = {(claim["recipe"], seed, *((p.step, p.val_loss, p.train_time) for p in points))
             for log in logs for seed, points in log.series.items()}

@@ -86,10 +86,12 @@ def git_state(root: Path) -> dict | None:
 
 def loaded_sources(root: Path) -> dict[str, str]:
     """Path under `root` and text of every module of the project that this process has loaded."""
-    found, ours = {}, ("train_gpt.py", "optimizers", "data", "records", "scripts")
+    found, ours = {}, {"train_gpt.py", "optimizers", "data", "records", "scripts"}
     for module in list(sys.modules.values()):
         path = getattr(module, "__file__", None)
         if not path or not path.endswith(".py") or not os.path.isabs(path):  # torch has made-up ones
+            continue
+        if not ours & {*Path(path).parts}:  # resolve() takes long for the thousands that are torch's
             continue
         path = Path(path).resolve()
         if path.is_relative_to(root):

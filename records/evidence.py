@@ -31,7 +31,7 @@ def mean_interval(values) -> dict:
     sd = float(values.std(ddof=1))
     if sd < DUST:
         return dict(n=n, mean=mean, sd=0.0, low=None, high=None)
-    half = float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n)
+    half = float(special.stdtrit(n - 1, 0.975)) * sd / math.sqrt(n)
     return dict(n=n, mean=mean, sd=sd, low=mean - half, high=mean + half)
 
 
@@ -60,9 +60,9 @@ def one_sample(losses, target: float, sigma: float | None = None) -> dict:
     n, mean, sd = found["n"], found["mean"], found["sd"]
     t = t_p = None
     if sd:
-        test = stats.ttest_1samp(losses, target, alternative="less")
-        t, t_p = -float(test.statistic), float(test.pvalue)
-    z, p, critical = t, t_p, float(stats.t.isf(LEVEL, n - 1)) if sd else math.inf
+        t = float((target - mean) * math.sqrt(n) / sd)
+        t_p = float(special.stdtr(n - 1, -t))
+    z, p, critical = t, t_p, -float(special.stdtrit(n - 1, LEVEL)) if sd else math.inf
     if sigma is not None:
         z, critical = (target - mean) * math.sqrt(n) / sigma, CRITICAL
         p = float(stats.norm.sf(z))

@@ -32,6 +32,7 @@ from .text import plain_json, printable, read_text
 FORMAT = 1
 NO_END = "no `end` event"
 MAX_PROBLEMS, MAX_EVENTS = 20, 200_000  # a text that has more is not read further
+MAX_LINES = 10**7                        # of a source
 EVENT = re.compile(r"@ ([a-z_]+) (\{.*\}) #([0-9a-f]{16})")
 WHOLE = r"(0|[1-9][0-9]{0,17})"
 STEP = re.compile(rf"step:{WHOLE}/{WHOLE} val_loss:([0-9]{{1,9}}\.[0-9]{{5}}|nan|inf) "
@@ -225,16 +226,13 @@ class _Reader:
 
     def _lines(self, count: int) -> str:
         """The next `count` lines, or what there is of them."""
-        text, start = self.text, self.at
-        end = start
-        for _ in range(count):
-            newline = text.find("\n", end)
-            if newline < 0:
-                end = len(text)
-                break
-            end, self.number = newline + 1, self.number + 1
-        self.at = end
-        return text[start:end]
+        # Possessive, so that a hostile text makes it neither slow nor large.
+        found = re.compile(r"(?:[^\n]*+\n){0,%d}+" % min(max(count, 0), MAX_LINES)).match(self.text, self.at)[0]
+        taken = found.count("\n")
+        if taken < count:  # a torn last line
+            found = self.text[self.at:]
+        self.at, self.number = self.at + len(found), self.number + taken
+        return found
 
     def read(self) -> Log:
         log = self.log

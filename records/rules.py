@@ -45,6 +45,7 @@ class Verdict:
     kind: str
     failures: list[Failure] = field(default_factory=list)
     claim: dict | None = None   # None where nothing can be computed
+    logs: list[Log] = field(default_factory=list)  # of a record, those that stand
 
     @property
     def stands(self) -> bool:
@@ -107,7 +108,7 @@ def judge_record(folder: Path) -> Verdict:
     if found and found["board"] and found["step"] is None and found["target"] is not None \
             and found["final"]["mean"] <= found["target"]:
         failures.append(Failure(str(folder), 0, "evidence", shortfall(found)))
-    return Verdict(folder, "record", failures, found)
+    return Verdict(folder, "record", failures, found, logs)
 
 
 def _together(folder: Path, logs: list[Log]):

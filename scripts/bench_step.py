@@ -140,15 +140,15 @@ def against(args, words: list[str]) -> int:
     plan = plan_of(words)
     tokens = plan.track.tokens_per_step
     length = bench_against.Length.timing(args.steps, tokens)
-    plan_of(words, length.steps)
+    plan_of(words, length.steps)  # refuses what our own runs would
     text = bench_against.shortened(original, length, tokens, args.against.name)
     changed = bench_against.difference(original, text)
     print("\n".join([f"{args.against.name} runs as a copy with these lines changed:", *changed]),
           file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(prefix="bench_step_") as folder:
         script = bench_against.place(text, plan.data_dir, plan.track.data, Path(folder))
-        runs = bench_against.run_all(order("ours", "theirs", args.pairs), ROOT, words, script, length, args.nproc,
-                                     Path(folder))
+        runs = bench_against.run_all(order("ours", "theirs", args.pairs), ROOT, words, script, length,
+                                     args.nproc, Path(folder))
     by_side = {side: [run["ms"] for run in runs if run["side"] == side] for side in ("ours", "theirs")}
     found = dict(track=plan.track.label, recipe=plan.recipe.name, fast=plan.args.fast, steps=args.steps,
                  tokens_per_step=tokens, processes=args.nproc, file=args.against.name,
@@ -164,10 +164,10 @@ def ratio_lines(found: dict) -> list[str]:
     ours, theirs = (math.fsum(ms) / len(ms) for ms in (found["ms"]["ours"], found["ms"]["theirs"]))
     ratio, interval = found["ratio"], " (one pair, or equal ones, have no interval)"
     if ratio["low"] is not None:
-        interval = (f" (95 %: {ratio['low']:.4f} to {ratio['high']:.4f} by bootstrap, {ratio['t_low']:.4f} to "
-                    f"{ratio['t_high']:.4f} by t)")
-    return [f"{found['tokens_per_step']:,} tokens a step, {found['processes']} x {found['hardware']['name']}, "
-            f"{found['steps']} steps timed a run",
+        interval = (f" (95 %: {ratio['low']:.4f} to {ratio['high']:.4f} by bootstrap, {ratio['t_low']:.4f} "
+                    f"to {ratio['t_high']:.4f} by t)")
+    return [f"{found['tokens_per_step']:,} tokens a step, {found['processes']} x "
+            f"{found['hardware']['name']}, {found['steps']} steps timed a run",
             f"train_gpt.py {found['recipe']}{' --fast' if found['fast'] else ''}: {ours:.2f} ms a step",
             f"{found['file']}: {theirs:.2f} ms a step",
             f"ms a step, {found['file']} / train_gpt.py, {ratio['n']} pair{'s' * (ratio['n'] > 1)}: "
@@ -195,8 +195,8 @@ def estimate(args, words: list[str]) -> int:
 def estimate_lines(rows: list[dict], ranks: int) -> list[str]:
     """What models need, for a person."""
     sizes = sorted({size for row in rows for size in row["needed"]})
-    lines = [f"computed from shapes, not measured; GiB of one of {ranks} rank{'s' * (ranks > 1)}, an upper bound "
-             "(the plain path, uncompiled)",
+    lines = [f"computed from shapes, not measured; GiB of one of {ranks} rank{'s' * (ranks > 1)}, an upper "
+             "bound (the plain path, uncompiled)",
              f"{'':14}{'weights':>9}{'gradients':>11}{'state':>7}  in all, by sequences a micro-batch",
              f"{'':43}" + "".join(f"{size:>8}" for size in sizes) + f"   {CARD // GIB} GiB hold"]
     for row in rows:
@@ -226,7 +226,7 @@ def parse(argv: list[str]):
     add("--steps", type=int, metavar="N", help="timed steps (default: 20; of --check and --against: 50)")
     add("--synthetic", action="store_true", help="random tokens, so no shards are needed")
     add("--against", type=Path, metavar="FILE", help="a script that prints modded-nanogpt's lines; it runs "
-        "as a copy whose number of steps and validation are cut")
+        "as a copy with fewer steps and validations; that its model is alike is for you to see")
     add("--pairs", type=int, metavar="K", help="with --against: runs of each side (default: 4)")
     add("--nproc", type=int, metavar="N", help="with --against: processes of a run; with --estimate: ranks")
     add("--check", action="store_true", help=f"exit 1 where --fast changes a training loss by {TOLERANCE}")
@@ -239,8 +239,8 @@ def parse(argv: list[str]):
     args.mode = modes[0] if modes else "measure"
     for name, modes in (("pairs", ("against",)), ("nproc", ("against", "estimate"))):
         if getattr(args, name) is not None and args.mode not in modes:
-            raise Refusal(f"--{name} goes with {' or '.join(f'--{mode}' for mode in modes)}; ranks are started "
-                          "by torchrun", code=2)
+            raise Refusal(f"--{name} goes with {' or '.join(f'--{mode}' for mode in modes)}; otherwise ranks "
+                          "are started by torchrun", code=2)
     defaults = dict(steps=20 if args.mode == "measure" else 50, pairs=4, nproc=1)
     for name, default in defaults.items():
         if getattr(args, name) is None:

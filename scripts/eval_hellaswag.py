@@ -7,7 +7,6 @@ Wilson interval, which is over items: another seed, another interval. Without --
 items are fetched from the hub once (6.3 MB). Models of GPT-2's vocabulary read its tokens, models of 256
 tokens read bytes. Zero-shot; nothing stands before the query.
 """
-import pickle
 import sys
 import time
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from data.hellaswag import Item  # noqa: E402
 from data.tokenize_text import load_gpt2  # noqa: E402
 from records.cli import Parser, Refusal, command, near, print_json  # noqa: E402
 from records.log import NO_END, read_log  # noqa: E402
+from records.text import printable  # noqa: E402
 from train_gpt import GPT, PRESETS, TRACKS, ModelConfig  # noqa: E402
 
 EXAMPLE = """examples:
@@ -67,16 +67,18 @@ def describe(weights: Path, name: str | None) -> Described:
                       "known; name it with --track NAME", code=2)
     log = read_log(logs[0])
     wrong = [f"line {line}: {what}" for line, what in log.problems if not what.startswith(NO_END)]
-    if not wrong:
-        try:
-            track = log.header["track"]
-            context = track["context"]
-            if type(context) is int and context > 0:
-                return Described(str(track["name"]), ModelConfig(**track["model"]), context)
-        except (KeyError, TypeError):
-            pass
-    raise Refusal(f"{logs[0]}: this log does not say which model it trained "
-                  f"({(wrong or ['no track in its header'])[0]}); name it with --track NAME")
+    try:
+        track = log.header["track"]
+        name = printable(track["name"], 60) + ("" if track["official"] else " (custom)")
+        described = Described(name, ModelConfig(**track["model"]), int(track["context"]))
+        if described.context < 1:
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        wrong.append("no track in its header")
+    if wrong:
+        raise Refusal(f"{logs[0]}: this log does not say which model it trained ({wrong[0]}); name it with "
+                      "--track NAME")
+    return described
 
 
 def load(weights: Path, described: Described, device: str) -> GPT:
@@ -88,8 +90,7 @@ def load(weights: Path, described: Described, device: str) -> GPT:
             model = GPT(described.config)
         state = torch.load(weights, map_location=device, weights_only=True)
         model.load_state_dict(state, assign=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, EOFError, KeyError,
-            AttributeError) as error:  # a stranger's header, a file of another kind, another model
+    except Exception as error:  # torch.load names no end of them: for damage, another kind of file, ...
         reason = " ".join(str(error).split())[:200]
         raise Refusal(f"{weights}: does not load as the model of {described.track} ({reason}); give weights "
                       "that `train_gpt.py --save` wrote and, with --track, their track") from None
@@ -101,8 +102,8 @@ def encoder(vocab_size: int):
     if vocab_size == 256:
         return lambda text: list(text.encode())
     if vocab_size not in (50257, 50304):  # GPT-2's, and padded to a multiple of 64
-        raise Refusal(f"no tokenizer is known for a vocabulary of {vocab_size}; known: 256 (bytes), 50257 and "
-                      "50304 (GPT-2)")
+        raise Refusal(f"no tokenizer is known for a vocabulary of {vocab_size}; known: 256 (bytes), 50257 "
+                      "and 50304 (GPT-2)")
     load_gpt2()
     return library("tiktoken").get_encoding("gpt2").encode_ordinary
 
@@ -239,15 +240,16 @@ def lines(found: dict) -> list[str]:
     text = [f"{found['weights']} ({found['track']}): HellaSwag, {found['items']:,} items, zero-shot"]
     for name, what in (("acc_norm", "log-probability per character"), ("acc", "log-probability")):
         low, high = found[f"{name}_interval"]
-        text.append(f"  {name:<8} {found[name]:.4f}  ({100 * LEVEL:g} %: {low:.4f} to {high:.4f})  by {what}")
-    text.append("  guessing  .2500; the intervals are over items, seeds vary besides")
+        interval = f"({100 * LEVEL:g} %: {low:.4f} to {high:.4f})"
+        text.append(f"  {name:<8}  {found[name]:.4f}  {interval}  by {what}")
+    text.append("  guessing  0.2500; the intervals are over items, seeds vary besides")
     if found["contexts_cut"]:
         text.append(f"  {found['contexts_cut']:,} of {4 * found['items']:,} sequences are longer than the "
                     f"model's {found['context']} tokens: cut on the left, {found['endings_cut']:,} of them "
                     "within the ending")
     if found["quick_look"]:
-        text.append(f"  a quick look, not a result: the first {found['items']:,} of {found['items_in_file']:,}"
-                    " items, and the file is not shuffled")
+        text.append(f"  a quick look, not a result: the first {found['items']:,} of "
+                    f"{found['items_in_file']:,} items, and the file is not shuffled")
     if found["data"]["published"] is None:
         text.append(f"  {found['data']['file']} is no published file byte for byte (sha256 "
                     f"{found['data']['sha256'][:12]}...)")

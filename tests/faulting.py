@@ -27,8 +27,8 @@ from records.log import read_log
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--track", "laptop", "--device", "cpu", "--recipe", "muon", "--allow-custom", "--track.context", "64",
         "--track.tokens_per_step", "256", "--track.val_tokens", "1024", "--track.val_every", "8",
-        "--track.tail", "0", "--track.model.num_layers", "1", "--track.model.model_dim", "32",
-        "--track.model.head_dim", "16", "--steps", "40", "--checkpoint-every", "8", "--save"]
+        "--track.tail", "0", "--track.model.num_layers", "1", "--track.model.model_dim", "48",
+        "--track.model.head_dim", "16", "--steps", "32", "--checkpoint-every", "8", "--save"]
 BEHIND_TWO = r"(?m)^@ checkpoint .*\"step\": 16"  # in the log: two checkpoints are written
 LOCAL = dict(OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo")
 

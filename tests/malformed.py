@@ -294,7 +294,7 @@ scripts/study.py {numbers.toml}
 scripts/study.py --jobs 0
 """.strip().splitlines()]
 
-MANIFESTS = {"deep": DEEP, "deep in a file": '{"files": ' + DEEP + "}", "list": "[]", "null": "null",
+MANIFESTS = {"deep": DEEP, "deep in a file": '{"files": ' + DEEP + "}", "list": "[]",
              "huge size": '{"files": {"a.bin": {"size": 1e999, "sha256": "", "mtime_ns": 1, "commit": ""}}}',
              "cut": '{"files": {"a.bi'}
 

@@ -29,7 +29,7 @@ COMMANDS = ["train_gpt.py", *sorted(str(path.relative_to(ROOT)) for folder in ("
 # A fix is a command, an option, a near name, or what to do.
 FIX = re.compile(r"--\w|`|did you mean|known:|is true or false|\b(run|give|choose|name|mend|free|fetch|make|"
                  r"must|take|needs?|lies?|only|see|write|expected|at least|start|use|not|no|cannot|invalid|"
-                 r"required)\b")
+                 r"required|unset)\b")
 
 
 def ask(path, words):
@@ -225,15 +225,13 @@ def test_jsons_of_checkpoints(capsys, stopped, laptop, tmp_path, name):
 ########################################
 
 
-PROCESSES = [["data/sample.py", "--nonsense"], ["data/sample.py", "--out", "{a file}/inside"],
-             ["data/cached_fineweb10B.py", "104"], ["data/cached_fineweb10B.py", "--out", "{a file}"],
-             ["data/tokenize_text.py"], ["data/tokenize_text.py", "{deep.jsonl}", "--out", "{out}",
-                                         "--tokenizer", "bytes"],
-             ["scripts/stats.py", "one", "{absent}"], ["scripts/ingest.py", "{empty folder}"],
-             ["scripts/stats.py", "power", "--margin", "nan"], ["scripts/verify.py", "{binary.txt}"],
-             ["scripts/export.py", "aurra"], ["train_gpt.py", "--resume", "{empty folder}"],
-             ["train_gpt.py", "--allow-custom", "--track.model.model_dim", "1099511627776"],
-             ["scripts/replay.py", "{prose.txt}"]]
+PROCESSES = [["data/sample.py", *words] for words in (["--nonsense"], ["--out"], ["--out", "{a file}/inside"])]
+PROCESSES += [["data/cached_fineweb10B.py", *words]
+              for words in (["104"], ["many"], ["-1"], ["--out", "{a file}"])]
+PROCESSES += [["data/tokenize_text.py", *words, "--tokenizer", "bytes"] for words in (
+    [], *([name, "--out", "{out}"] for name in ("{deep.jsonl}", "{lists.jsonl}", "{absent}.txt", "{a file}")))]
+PROCESSES += [["scripts/stats.py", "power", "--margin", "nan"], ["scripts/ingest.py", "{empty folder}"],
+              ["train_gpt.py", "--allow-custom", "--track.model.model_dim", "1099511627776"]]
 
 
 def process(path, words, **env):
