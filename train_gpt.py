@@ -163,10 +163,12 @@ class GPT(nn.Module):
             if wrong:
                 raise ValueError(f"model: {message}")
         self.config = config
+        # In the order of use, so that gradients are ready in the reverse of it.
         self.embed = nn.Embedding(config.vocab_size, config.model_dim, dtype=getattr(torch, config.dtype))
+        self.norm1 = RMSNorm(config.model_dim)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm2 = RMSNorm(config.model_dim)
         self.proj = Linear(config.model_dim, config.vocab_size)
-        self.norm1, self.norm2 = RMSNorm(config.model_dim), RMSNorm(config.model_dim)
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         cos, sin = rotary_angles(inputs.size(1), self.config.head_dim, inputs.device)

@@ -178,9 +178,11 @@ LAUNCHERS = [pytest.param(Ranks, id="ranks"), pytest.param(Torchrun, id="torchru
 def wait_for(run, pattern, seconds=120):
     """Until the run's log matches."""
     deadline = time.monotonic() + seconds
+    alive = True
     while not re.search(pattern, text(run.folder)):
-        assert time.monotonic() < deadline and run.alive(), run.said()
+        assert time.monotonic() < deadline and alive, run.said()
         time.sleep(0.002)
+        alive = run.alive()  # what it wrote before its end is looked at once more
 
 
 def finish(laptop, folder, *args, **settings):

@@ -150,6 +150,18 @@ def test_buckets_hold_every_parameter_once_in_the_order_of_the_backward_pass():
     assert [[p.numel() for p in bucket] for bucket in buckets_of(small)] == [[3, 2, 1]]
 
 
+def test_a_bucket_is_ready_before_the_next(monkeypatch):
+    monkeypatch.setattr(gradients, "BUCKET", 1000)
+    model, arrived = model_of(), []
+    for p in model.parameters():
+        p.register_post_accumulate_grad_hook(arrived.append)
+    model(*tokens()).backward()
+    place = {p: i for i, p in enumerate(arrived)}
+    vectors_and_ends = [p for name, p in model.named_parameters() if p.ndim == 1 or "blocks" not in name]
+    ready = [max(place[p] for p in bucket) for bucket in buckets_of(vectors_and_ends)]
+    assert len(ready) > 3 and ready == sorted(ready)
+
+
 def test_bytes_sent_by_hand():
     with torch.device("meta"):
         model = GPT(train_gpt.GPT2_SMALL)

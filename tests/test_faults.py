@@ -4,6 +4,7 @@ the digits of one that nothing disturbed, and its log or the terminal says what 
 One case a fault runs always; `pytest -m faults` runs the rest, and prints the matrix. Here: ranks and
 launchers, and kills within a write; test_faults_storage.py has what happens to disks and files.
 """
+import contextlib
 import os
 import random
 import re
@@ -102,11 +103,11 @@ def test_torchrun_restarts_by_itself(laptop, tmp_path, undisturbed, matrix):
     folder = tmp_path / "log"
     with Torchrun(laptop, folder, restarts=3) as run:
         for times, victim in enumerate((0, 1, 0)):
-            wait_for(run, rf"(?s)(\n@ resume \{{.*){{{times}}}\n@ checkpoint \{{")
+            wait_for(run, "(?ms)" + r"^@ resume \{.*?" * times + r"^@ checkpoint \{")
             while len(run.pids()) < 2:
                 time.sleep(0.01)
             os.kill(run.pids()[victim], signal.SIGKILL)
-            wait_for(run, rf"(?s)(\n@ resume \{{.*){{{times + 1}}}")
+            wait_for(run, "(?ms)" + r"^@ resume \{.*?" * (times + 1))
         assert run.wait() == [0], run.said()
     assert same(outcome(folder), undisturbed) and text(folder).count("\n@ resume {") == 3
     matrix("SIGKILL", "ranks 0, 1, 0, --max-restarts 3", checkpoints(folder)[0], "(goes on by itself)")
@@ -138,33 +139,45 @@ def test_a_second_run_in_the_folder_is_refused(laptop, tmp_path, undisturbed, ma
 ########################################
 
 
-def kill_within(run, rng, began):
-    """Kill rank 0 at a random moment of a write that began() sees; whether it was still within it."""
-    deadline = time.monotonic() + 120
-    while not (path := began()):
-        assert time.monotonic() < deadline and run.alive(), run.said()
-    time.sleep(rng.random() * 0.004)
-    os.kill(run.pids()[0], signal.SIGKILL)
-    time.sleep(0.05)
-    return path
+def kill_within(run, rng, writing):
+    """Kill rank 0 at a random moment at which writing() holds: it is stopped first, and then looked at."""
+    deadline, pid = time.monotonic() + 120, run.pids()[0]
+    while True:
+        while not writing():
+            assert time.monotonic() < deadline and run.alive(), run.said()
+        time.sleep(rng.random() * 0.003)
+        os.kill(pid, signal.SIGSTOP)
+        while Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "TZ":
+            time.sleep(0.001)
+        if writing():
+            return kill(run)
+        os.kill(pid, signal.SIGCONT)
+
+
+def half_written(folder):
+    """The files, and when they were written, of checkpoints on their way: those beside their place, and
+    tensors still without their JSON."""
+    found = set()
+    for path in folder.glob("checkpoint_*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.suffix == ".part" or path.suffix == ".pt" and not path.with_suffix(".json").exists():
+                found.add((path.name, path.stat().st_mtime_ns))
+    return found
 
 
 @pytest.mark.parametrize("moments", [1, pytest.param(20, marks=full)])
 def test_kills_during_a_checkpoint_write(laptop, tmp_path, undisturbed, matrix, moments):
-    folder, rng, within = tmp_path / "log", random.Random(0), 0
+    folder, rng = tmp_path / "log", random.Random(0)
     for moment in range(moments):
+        before = half_written(folder)
         with Ranks(laptop, folder, "--checkpoint-every", "1", *["--resume", folder][:2 * moment]) as run:
             wait_for(run, r"(?m)^@ checkpoint \{")
-            torn = kill_within(run, rng, lambda: next(folder.glob("*.part"), None))
-            kill(run)
-        names = {path.name for path in folder.iterdir()}
-        within += torn.name in names or any(name.endswith(".part") or name.endswith(".pt")
-                                            and name[:-3] + ".json" not in names for name in names)
-        good, bad = checkpoints(folder)
-        assert bad == [] and good
+            kill_within(run, rng, lambda: half_written(folder) - before)
+        assert half_written(folder) - before
+        kept, bad = checkpoints(folder)
+        assert kept and bad == []
     goes_on(laptop, folder, undisturbed)
-    assert within > 0
-    matrix("SIGKILL", f"checkpoint write, {moments} times, {within} torn", good, "(what is torn has no JSON)")
+    matrix("SIGKILL", f"within a checkpoint write, {moments} times", kept, "(what is torn has no JSON)")
 
 
 @pytest.mark.parametrize("moments", [1, pytest.param(10, marks=full)])
@@ -172,12 +185,13 @@ def test_kills_during_a_log_append(laptop, tmp_path, undisturbed, matrix, moment
     """A write of one line is whole or absent where only the process dies; a machine that dies may tear it."""
     folder, rng = tmp_path / "log", random.Random(1)
     for moment in range(moments):
-        resumes = text(folder).count("\n@ resume {") + (moment > 0)
+        before = len(re.findall("\n(?:step:|@ resume {)", text(folder)))
         with Ranks(laptop, folder, "--val-every", "1", *["--resume", folder][:2 * moment]) as run:
-            wait_for(run, rf"(?s)(\n@ resume \{{.*){{{resumes}}}\nstep:")
-            (path,), size = folder.glob("*.txt"), [len(text(folder))]
-            kill_within(run, rng, lambda: path.stat().st_size > size[0])
-            kill(run)
+            while len(re.findall("\n(?:step:|@ resume {)", text(folder))) < before + 2:
+                assert run.alive(), run.said()
+            (path,) = folder.glob("*.txt")
+            size = path.stat().st_size
+            kill_within(run, rng, lambda: path.stat().st_size > size)
         last = path.read_bytes().rstrip(b"\n").rfind(b"\n") + 1
         os.truncate(path, rng.randrange(last + 1, path.stat().st_size))
     with Ranks(laptop, folder, "--val-every", "1", "--resume", folder) as run:
@@ -186,4 +200,4 @@ def test_kills_during_a_log_append(laptop, tmp_path, undisturbed, matrix, moment
     losses, weights = outcome(folder)
     grid = {seed: [point for point in points if point[0] % 8 == 0] for seed, points in losses.items()}
     assert same((grid, weights), undisturbed) and cut > 0
-    matrix("SIGKILL", f"log append, {moments} times", checkpoints(folder)[0], f"resume: cut_bytes {cut}")
+    matrix("SIGKILL", f"within a log append, {moments} times", checkpoints(folder)[0], f"resume: cut_bytes {cut}")
