@@ -169,15 +169,20 @@ def receive(partial: Path, name: str, remote: dict) -> None:
     """Append what is missing of `remote` to `partial`. Raises what `diagnose` understands."""
     file_download = library("huggingface_hub.file_download")
     headers = library("huggingface_hub.utils").build_hf_headers() | {"Accept-Encoding": "identity"}
-    with open(partial, "ab") as file:
-        if file.tell() > remote["size"]:
-            file.truncate(0)
-            file.seek(0)
-        # The library's hf_hub_download throws away what has arrived when it is interrupted; this resumes.
-        file_download.http_get(remote["url"], file, resume_size=file.tell(), headers=headers,
-                               expected_size=remote["size"], displayed_filename=name)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(partial, "ab") as file:
+            if file.tell() > remote["size"]:
+                file.truncate(0)
+                file.seek(0)
+            # The library's hf_hub_download throws away what has arrived when it is interrupted; this resumes.
+            file_download.http_get(remote["url"], file, resume_size=file.tell(), headers=headers,
+                                   expected_size=remote["size"], displayed_filename=name)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(partial)  # a full disk does not say which file
+        raise
 
 
 def fetch(folder: Path, repo: str, name: str, check) -> dict:

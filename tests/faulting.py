@@ -70,6 +70,8 @@ def _rank(words, environment, output, settings):
     torch.set_num_threads(1)
     if "timeout" in settings:
         world.TIMEOUT = settings["timeout"]
+    if environment["RANK"] == "1":
+        time.sleep(settings.get("late", 0))
     if settings.get("obey_modes"):
         obey_modes()
     if "file_bytes" in settings:
@@ -93,7 +95,7 @@ class Ranks:
         self.processes = []
         for rank, output in enumerate(self.outputs):
             place = dict(LOCAL, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size),
-                         MASTER_ADDR="127.0.0.1", MASTER_PORT=port, **(environment or {}))
+                         MASTER_ADDR="127.0.0.1", MASTER_PORT=port) | (environment or {})
             words = command(laptop, folder, *args)
             self.processes.append(_server.Process(target=_rank, args=(words, place, output, settings)))
             self.processes[-1].start()

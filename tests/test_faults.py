@@ -13,7 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from records import world
+from records.world import World
 from tests.faulting import (BEHIND_TWO, LAUNCHERS, Ranks, Torchrun, checkpoints, full, goes_on, kill,
                             last_resume, outcome, ours, reason, same, text, wait_for)
 
@@ -53,6 +56,14 @@ def test_a_rank_hangs(laptop, tmp_path, undisturbed, matrix):
     kept = checkpoints(folder)[0]
     goes_on(laptop, folder, undisturbed)
     matrix("SIGSTOP", "rank 1", kept, said[0])
+
+
+def test_a_rank_says_where_it_is_before_nccl_ends_it(capsys, monkeypatch):
+    monkeypatch.setattr(world, "TIMEOUT", 1)
+    with World(1, 2, torch.device("cuda")).together(lambda: "step 7 of seed 3"):  # starts nothing on a GPU
+        time.sleep(1.3)
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "rank 1 has waited 1 s at step 7 of seed 3" in err
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
@@ -111,6 +122,20 @@ def test_torchrun_restarts_by_itself(laptop, tmp_path, undisturbed, matrix):
         assert run.wait() == [0], run.said()
     assert same(outcome(folder), undisturbed) and text(folder).count("\n@ resume {") == 3
     matrix("SIGKILL", "ranks 0, 1, 0, --max-restarts 3", checkpoints(folder)[0], "(goes on by itself)")
+
+
+def test_ranks_that_are_restarted_do_not_look_for_those_before(laptop, tmp_path, undisturbed, matrix):
+    """torchrun's store outlives its workers, and with it the addresses of those that are gone."""
+    folder, store = tmp_path / "log", torch.distributed.TCPStore("127.0.0.1", 0, is_master=True,
+                                                                 wait_for_workers=False)
+    launcher = dict(TORCHELASTIC_USE_AGENT_STORE="True", MASTER_PORT=str(store.port))
+    with Ranks(laptop, folder, environment=launcher) as run:
+        wait_for(run, BEHIND_TWO)
+        kill(run)
+    with Ranks(laptop, folder, "--resume", folder, environment=launcher, late=1) as run:
+        assert run.wait() == [0, 0], run.said()
+    assert same(outcome(folder), undisturbed)
+    matrix("SIGKILL", "both ranks, the same store", checkpoints(folder)[0], "(goes on)")
 
 
 def test_a_second_run_in_the_folder_is_refused(laptop, tmp_path, undisturbed, matrix):
@@ -200,4 +225,5 @@ def test_kills_during_a_log_append(laptop, tmp_path, undisturbed, matrix, moment
     losses, weights = outcome(folder)
     grid = {seed: [point for point in points if point[0] % 8 == 0] for seed, points in losses.items()}
     assert same((grid, weights), undisturbed) and cut > 0
-    matrix("SIGKILL", f"within a log append, {moments} times", checkpoints(folder)[0], f"resume: cut_bytes {cut}")
+    kept = checkpoints(folder)[0]
+    matrix("SIGKILL", f"within a log append, {moments} times", kept, f"resume: cut_bytes {cut}")
