@@ -77,5 +77,6 @@ def pytest_terminal_summary(terminalreporter, config):
 def pytest_configure(config):
     config.stash[MATRIX] = []
     config.addinivalue_line("markers", "faults: one more case of the fault matrix; runs with `-m faults`")
+    config.addinivalue_line("markers", "long: one more case of a costly test; runs with `-m long`")
     if not config.option.markexpr:
-        config.option.markexpr = "not faults"
+        config.option.markexpr = "not faults and not long"

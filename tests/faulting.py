@@ -26,10 +26,10 @@ from records.log import read_log
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--track", "laptop", "--device", "cpu", "--recipe", "muon", "--allow-custom", "--track.context", "64",
-        "--track.tokens_per_step", "256", "--track.val_tokens", "1024", "--track.val_every", "8",
+        "--track.tokens_per_step", "256", "--track.val_tokens", "1024", "--track.val_every", "6",
         "--track.tail", "0", "--track.model.num_layers", "1", "--track.model.model_dim", "48",
-        "--track.model.head_dim", "16", "--steps", "32", "--checkpoint-every", "8", "--save"]
-BEHIND_TWO = r"(?m)^@ checkpoint .*\"step\": 16"  # in the log: two checkpoints are written
+        "--track.model.head_dim", "16", "--steps", "30", "--checkpoint-every", "6", "--save"]
+BEHIND_TWO = r"(?m)^@ checkpoint .*\"step\": 12"  # in the log: two checkpoints are written
 LOCAL = dict(OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo")
 
 _server = multiprocessing.get_context("forkserver")
@@ -61,7 +61,8 @@ def obey_modes():
 
 
 def _rank(words, environment, output, settings):
-    """The body of a forked rank."""
+    """The body of a forked rank. settings: `timeout` of its collectives, seconds that rank 1 comes `late`, and
+    whether to `obey_modes`."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(environment)
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -74,8 +75,6 @@ def _rank(words, environment, output, settings):
         time.sleep(settings.get("late", 0))
     if settings.get("obey_modes"):
         obey_modes()
-    if "file_bytes" in settings:
-        limit_files(0, settings["file_bytes"])
     sys.exit(train_gpt.main(words))
 
 
@@ -132,10 +131,10 @@ class Ranks:
 class Torchrun(Ranks):
     """The same under torchrun, in a session of its own."""
 
-    def __init__(self, laptop, folder, *args, size=2, restarts=0, prefix=()):
+    def __init__(self, laptop, folder, *args, size=2, restarts=0):
         self.folder, self.outputs = Path(folder), [Path(f"{folder}.out")]
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        words = [*prefix, sys.executable, "-m", "torch.distributed.run", "--standalone",
+        words = [sys.executable, "-m", "torch.distributed.run", "--standalone",
                  f"--nproc_per_node={size}", f"--max-restarts={restarts}", ROOT / "train_gpt.py",
                  *command(laptop, folder, *args)]
         with open(self.outputs[0], "w") as output:
@@ -183,7 +182,7 @@ def wait_for(run, pattern, seconds=120):
     alive = True
     while not re.search(pattern, text(run.folder)):
         assert time.monotonic() < deadline and alive, run.said()
-        time.sleep(0.002)
+        time.sleep(0.005)
         alive = run.alive()  # what it wrote before its end is looked at once more
 
 

@@ -133,6 +133,7 @@ def test_the_time_of_a_part_is_counted_there(part, delay):
     assert found["parts"][part] > 150 and train_gpt.update is update
 
 
+@pytest.mark.long
 def test_two_ranks_count_what_they_send():
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
              "scripts/bench_step.py", *TINY, "--synthetic", "--fast", "--steps", "3", "--json"]

@@ -67,6 +67,7 @@ def test_a_run_that_fails_stops_it_and_is_named(capsys, laptop, tmp_path):
     assert str(log) in last and read_log(log).status == "diverged"
 
 
+@pytest.mark.long
 def test_a_signal_ends_the_run_too(laptop, tmp_path):
     common = f"{TINY} --data-dir {laptop} --recipe.schedule_steps 1000000 --steps 1000000"
     words = [sys.executable, ROOT / "scripts/compare.py", "--a", common, "--b", common, "--pairs", "2",
@@ -197,6 +198,7 @@ def test_the_score_leaves_the_random_state_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.long
 def test_ranks_agree_on_the_score_of_the_slowest(tmp_path):
     script = tmp_path / "score.py"
     script.write_text(SCORE)

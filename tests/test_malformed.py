@@ -203,14 +203,23 @@ TEXTS = {"empty": "", "list": "[]", "null": "null", "deep": malformed.DEEP, "cut
          "NUL": "\0", "huge": '{"check": 1e999}', "no check": "{}"}
 
 
-@pytest.mark.parametrize("name", [*ABOUT, *TEXTS])
+def test_texts_that_are_no_checkpoint(stopped, tmp_path):
+    folder = Path(shutil.copytree(stopped, tmp_path / "log"))
+    path = next(folder.glob("checkpoint_*.json"))
+    for name, content in TEXTS.items():
+        path.write_text(content)
+        with pytest.raises(ValueError, match="its JSON is damaged"):
+            checkpoint.load(path)
+
+
+@pytest.mark.parametrize("name", ABOUT)
 def test_jsons_of_checkpoints(capsys, stopped, laptop, tmp_path, name):
     folder = Path(shutil.copytree(stopped, tmp_path / "log"))
     for path in folder.glob("checkpoint_*.json"):
         about = json.loads(path.read_text())
         about.pop("check")
-        about.update(ABOUT.get(name, {}))
-        path.write_text(TEXTS.get(name, json.dumps(dict(about, check=digest(about)))))
+        about.update(ABOUT[name])
+        path.write_text(json.dumps(dict(about, check=digest(about))))
     assert train_gpt.main(["--resume", folder, "--data-dir", laptop]) == 0
     lines = capsys.readouterr().err.splitlines()
     # one of another seed or run is none of this run's, and no damaged one
@@ -230,7 +239,7 @@ PROCESSES += [["data/cached_fineweb10B.py", *words]
               for words in (["104"], ["many"], ["-1"], ["--out", "{a file}"])]
 PROCESSES += [["data/tokenize_text.py", *words, "--tokenizer", "bytes"] for words in (
     [], *([name, "--out", "{out}"] for name in ("{deep.jsonl}", "{lists.jsonl}", "{absent}.txt", "{a file}")))]
-PROCESSES += [["scripts/stats.py", "power", "--margin", "nan"], ["scripts/ingest.py", "{empty folder}"],
+PROCESSES += [["data/sample.py", "--out", "{a file}"], ["data/sample.py", "extra"],
               ["train_gpt.py", "--allow-custom", "--track.model.model_dim", "1099511627776"]]
 
 

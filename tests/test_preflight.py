@@ -153,6 +153,7 @@ def test_under_torchrun_rank_0_reports_for_all(folder):
     assert [f["level"] for f in result["findings"] if f["check"] == "collective"] == ["ok"]
 
 
+@pytest.mark.long
 def test_ranks_that_cannot_meet(folder, capsys, monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nosuch0")
     code, result = ask(capsys, *SMALL, "--data-dir", folder, "--nproc", "2")

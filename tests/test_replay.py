@@ -136,7 +136,7 @@ def test_without_a_terminal_nothing_runs(capsys, made, tmp_path, temporary):
     assert "the log's command: train_gpt.py --steps 3" in lines
 
 
-@pytest.mark.parametrize("answer", ["n", "y"])
+@pytest.mark.parametrize("answer", ["n", pytest.param("y", marks=pytest.mark.long)])
 def test_a_terminal_is_asked(made, tmp_path, temporary, answer):
     """The code runs after y alone, in the temporary folder, and what it prints is printed as text."""
     marker = tmp_path / "ran"
@@ -256,7 +256,7 @@ def test_a_log_that_has_no_outcome(capsys, made, tmp_path, temporary):
     assert "a seed that it declares" in refused(capsys, changed('"seeds": [0]', '"seeds": [0, 1]'))
     assert "its command cannot be read" in refused(capsys, changed('"train_gpt.py --steps', '"rm --steps'))
     assert "its header is not complete" in refused(capsys, changed('"world_size": 1', '"world_size": 0'))
-    assert "modded-nanogpt" in refused(capsys, of("step:0/10 val_loss:10.8258 train_time:0ms\n"))
+    assert "no log of this project" in refused(capsys, of("step:0/10 val_loss:10.8258 train_time:0ms\n"))
     if not torch.cuda.is_available():
         assert "sees no CUDA" in refused(capsys, changed('"device": "cpu"', '"device": "cuda"'))
     assert "No such file" in refused(capsys, tmp_path / "none.txt")

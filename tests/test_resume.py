@@ -179,9 +179,9 @@ def test_every_kind_of_damage_is_seen(laptop, tmp_path):
 
 @pytest.mark.parametrize("args, word", [
     (["--recipe", "aurora"], "recipe.name: muon+steps=40 there"),
-    (["--recipe.lr", "0.01"], "recipe.lr: 0.02 there, 0.01 here"),
-    (["--track.val_every", "20"], "track.val_every: 10 there, 20 here"),
-    (["--seeds", "0", "1"], "seeds: [0] there, [0, 1] here"),
+    pytest.param(*(["--recipe.lr", "0.01"], "recipe.lr: 0.02 there, 0.01 here"), marks=pytest.mark.long),
+    pytest.param(*(["--track.val_every", "20"], "track.val_every: 10 there, 20 here"), marks=pytest.mark.long),
+    pytest.param(*(["--seeds", "0", "1"], "seeds: [0] there, [0, 1] here"), marks=pytest.mark.long),
 ])
 def test_another_run_is_refused_with_the_difference(laptop, tmp_path_factory, args, word, _stopped={}):
     if not _stopped:

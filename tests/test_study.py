@@ -150,6 +150,7 @@ def test_a_log_of_another_cell_is_refused(done, capsys, tmp_path):
     assert not list(other.records.glob("studies/tiny/wide"))
 
 
+@pytest.mark.long
 def test_a_run_that_cannot_start_is_named(capsys, tmp_path):
     place = Place(tmp_path, tmp_path / "nowhere")
     assert place.run("--jobs", "1") == 1

@@ -85,7 +85,7 @@ def test_a_seed_in_a_batch_equals_that_seed_alone(capsys, laptop, tmp_path):
     assert losses(both)[1] == losses(alone)[1] != losses(both)[0]
 
 
-@pytest.mark.parametrize("recipe", ["aurora", "adamw"])
+@pytest.mark.parametrize("recipe", ["aurora", pytest.param("adamw", marks=pytest.mark.long)])
 def test_world_sizes_agree(laptop, tmp_path, recipe):
     found = {}
     for ranks in (1, 2, 4):
@@ -178,7 +178,8 @@ def test_the_log_carries_what_the_run_was(capsys, laptop, tmp_path):
 # ---------------------------------------------------------------- stopping
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("number, code", [
+    (signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)])
 def test_a_signal_closes_the_log(laptop, tmp_path, number, code):
     process = start(laptop, tmp_path, "--val-every", "2")
     while "step 2/" not in (line := process.stdout.readline()):
@@ -329,6 +330,7 @@ def test_log_folders_that_cannot_be_used(capsys, laptop, tmp_path):
     lock.close()
 
 
+@pytest.mark.long
 def test_a_full_disk_leaves_a_whole_log(laptop, tmp_path):
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
