@@ -61,8 +61,8 @@ def obey_modes():
 
 
 def _rank(words, environment, output, settings):
-    """The body of a forked rank. settings: `timeout` of its collectives, seconds that rank 1 comes `late`, and
-    whether to `obey_modes`."""
+    """The body of a forked rank. settings: the `timeout` of its collectives, the seconds that rank 1 comes
+    `late`, and whether to `obey_modes`."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(environment)
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
