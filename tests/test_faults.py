@@ -173,7 +173,8 @@ def kill_within(run, rng, writing):
             assert time.monotonic() < deadline and run.alive(), run.said()
         time.sleep(rng.random() * 0.003)
         os.kill(pid, signal.SIGSTOP)
-        while Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "TZ":
+        while (state := Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]) not in "TZ":
+            assert time.monotonic() < deadline, f"rank 0 does not stop, it is in state {state}"
             time.sleep(0.001)
         if writing():
             return kill(run)
