@@ -151,7 +151,9 @@ RECIPES = {recipe.name: recipe for recipe in (
         steps=5625, schedule_steps=5625, cooldown_frac=0.7, warmup_steps=250,
         lr=0.0015, weight_decay=0.1, momentum=0.0,
         matrices=AdamW(beta1=0.9, beta2=0.95, eps=1e-10), balance=Balance(), aux=AUX,
-        on={"sprint": _SPRINT, "laptop": {**_LAPTOP, "warmup_steps": 13, "lr": 0.001, "weight_decay": 0.0}},
+        on={"sprint": _SPRINT,
+            # the other recipes' auxiliary rates, so that there only the hidden matrices' optimizer differs
+            "laptop": {**_LAPTOP, "aux": AUX_36, "warmup_steps": 13, "lr": 0.001, "weight_decay": 0.1}},
     ),
     Recipe(
         name="muon",
