@@ -418,7 +418,7 @@ def warm_up(run: Run) -> dict:
             raise Refusal("one sequence a pass does not fit in the GPU's memory; use larger GPUs, or more")
         run.micro, done = divisor(share, run.micro // 2), 0
     run.gradients = Gradients(world, run.model, optimizers, overlap=run.plan.args.fast)
-    sent = bytes_per_step(run.model, optimizers, world.size)
+    sent = bytes_per_step(run.model, optimizers, world.size, run.plan.args.fast)
     del optimizers, gradients
     if world.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -484,6 +484,7 @@ class Training:
         self.run, self.seed, self.guard = run, seed, run.guard(seed)
         initialise(run.model, seed, run.plan.recipe.init)
         self.optimizers = run.optimizers()
+        run.gradients.serve(self.optimizers)
         self.wrappers = build_wrappers(run.model, run.plan.recipe, self.optimizers)
         start = run.start if run.start.seed == seed else checkpoint.Start()
         self.logged = run.start.logged.get(seed, (-1, 0.0))  # the last validation in the log, and its time

@@ -5,6 +5,7 @@ afterwards. A Stage is one such function on a stack (batch, rows, cols); an opti
 
 One step, with a process group of W ranks (W = 1 without one), for every stack of B matrices:
     1. reduce-scatter   gradients, summed in float32, to the rank that owns them: ceil(B / W) each, padded
+                        (or, by `send`, one reduce a matrix, while the backward pass goes on)
     2. update           the owned matrices in one batched call, compiled once per stack on CUDA
     3. all-gather       the new weights to every rank
 All of 1 is started before the first 2, and every 3 before the first is waited for, largest stack first.
@@ -92,6 +93,8 @@ class Stack:
         self.owned = params[self.first:(rank + 1) * self.per_rank]
         self.state: dict[str, Tensor] = {}
         self.whole: tuple | None = None  # (stack, indices): a part of a stack, made for one step
+        self.sums: Tensor | None = None  # of the gradients that `send` got before this step
+        self.works: dict = {}            # index of a parameter -> its way to the owner, to be waited for
 
     def batch(self, tensors: list, slots: int, dtype: torch.dtype | None = None) -> Tensor:
         """`tensors` as one (slots, rows, cols), zeros behind the last; a single one is not copied."""
@@ -294,18 +297,45 @@ class MatrixOptimizer(torch.optim.Optimizer):
             group["step"] += 1
         return loss
 
+    def send(self, p: Tensor, grad: Tensor) -> None:
+        """Begin to sum `grad` over the ranks on the one that owns `p`; the next step() waits for it.
+
+        For use while the backward pass goes on: every rank must send every parameter, in one order. `grad` is
+        copied. ValueError for a parameter that is not this optimizer's, RuntimeError for one sent twice.
+        """
+        if self._stacks is None:
+            self._stacks = self._build()
+        found = [(s, i) for s in self._stacks for i, other in enumerate(s.params) if other is p]
+        if not found or self.world_size == 1:
+            raise ValueError(f"{type(self).__name__}.send: this parameter is not sharded by this optimizer")
+        stack, i = found[0]
+        if i in stack.works:
+            raise RuntimeError(f"{type(self).__name__}.send: {stack.names[i]} was sent twice before step()")
+        if stack.sums is None:
+            dtype = torch.promote_types(grad.dtype, torch.float32)
+            stack.sums = torch.empty((len(stack.params), *p.shape), dtype=dtype, device=p.device)
+        stack.sums[i].copy_(grad)
+        stack.works[i] = dist.reduce(stack.sums[i], group_dst=i // stack.per_rank, group=self.process_group,
+                                     async_op=True)
+
     def _reduce(self, stack: Stack, grads: list) -> tuple:
-        """This rank's share of the summed gradients, and the work to wait for."""
+        """This rank's share of the summed gradients, and what to wait for."""
+        if stack.works:
+            if len(stack.works) < len(stack.params):
+                raise RuntimeError(f"{type(self).__name__}: some gradients were given to send(), not all")
+            mine, works = stack.sums[stack.first:stack.first + len(stack.owned)], list(stack.works.values())
+            stack.sums, stack.works = None, {}
+            return mine, works
         dtype = torch.promote_types(grads[0].dtype, torch.float32)
         everyone = stack.batch(grads, stack.per_rank * self.world_size, dtype)
         if self.world_size == 1:
-            return everyone, None
+            return everyone, []
         mine = everyone.new_empty((stack.per_rank, *everyone.shape[1:]))
-        return mine, _reduce_scatter(mine, everyone, group=self.process_group, async_op=True)
+        return mine, [_reduce_scatter(mine, everyone, group=self.process_group, async_op=True)]
 
-    def _update(self, stack: Stack, grad: Tensor, work, skip: Tensor) -> Tensor:
+    def _update(self, stack: Stack, grad: Tensor, works: list, skip: Tensor) -> Tensor:
         """The new weights of the owned matrices, padded to the rank's slots."""
-        if work is not None:
+        for work in works:
             work.wait()
         group, count = stack.group, len(stack.owned)
         weight = stack.batch(stack.owned, stack.per_rank)

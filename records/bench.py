@@ -118,7 +118,7 @@ def measure(plan: train_gpt.Plan, world: World, synthetic: bool, steps: int, par
         mfu=rate * run.flops / (peak * world.size) if peak else None, peak_memory=memory,
         parts=found["parts"], parts_total=found["total"], beside=mean - found["total"],
         communication_in_flight=found["in_flight"],
-        bytes_sent=bytes_per_step(run.model, now.optimizers, world.size), warm_up=warm,
+        bytes_sent=bytes_per_step(run.model, now.optimizers, world.size, plan.args.fast), warm_up=warm,
         versions=versions(), hardware=machine)
 
 

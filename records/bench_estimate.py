@@ -26,7 +26,7 @@ def needs(plan: train_gpt.Plan, ranks: int, card: int) -> dict:
         size //= 2
     needed = {size: PROCESS_BYTES + memory.needed(size) for size in reversed(sizes)}
     fits = max((size for size, total in needed.items() if total <= card), default=0)
-    sent = bytes_per_step(model, build_optimizers(model, plan.recipe), ranks)
+    sent = bytes_per_step(model, build_optimizers(model, plan.recipe), ranks, plan.args.fast)
     return dict(track=track.name, recipe=plan.recipe.name, weights=memory.weights, gradients=memory.gradients,
                 state=memory.state, needed=needed, fits=fits, bytes_sent=sent,
                 parameters=sum(p.numel() for p in model.parameters()),

@@ -1,9 +1,9 @@
 """The gradients of a step: float32 sums over micro-batches, and over the ranks for what no optimizer shards.
 
 A matrix of a sharded MatrixOptimizer is summed by that optimizer, which sends each sum to its owner alone.
-All others (embedding, head, gains, biases) are reduced here, in buckets. With `overlap` a bucket leaves as
-soon as its last gradient exists, while the backward pass goes on; without, all leave at its end. Both add
-the same numbers in the same buckets.
+All others (embedding, head, gains, biases) are reduced here, in buckets. With `overlap` a bucket, and each
+matrix, leaves as soon as its last gradient exists, while the backward pass goes on; without, buckets leave
+at its end and matrices in the optimizer's step.
 """
 import torch
 import torch.distributed as dist
@@ -16,9 +16,9 @@ from .world import World
 BUCKET = 2**23  # numbers of a bucket; a larger tensor is one of its own
 
 
-def sharded_of(optimizers: list) -> set:
-    """The parameters whose gradients an optimizer sums over the ranks itself."""
-    return {p for o in optimizers if isinstance(o, MatrixOptimizer) and o.world_size > 1
+def owners_of(optimizers: list) -> dict:
+    """parameter -> the optimizer that sums its gradients over the ranks itself."""
+    return {p: o for o in optimizers if isinstance(o, MatrixOptimizer) and o.world_size > 1
             for group in o.param_groups for p in group["params"]}
 
 
@@ -39,18 +39,26 @@ class Gradients:
 
     def __init__(self, world: World, model: nn.Module, optimizers: list, overlap: bool = False):
         self.world, self.params, self.overlap = world, list(model.parameters()), overlap and world.size > 1
-        sharded = sharded_of(optimizers) if world.size > 1 else set()
-        self.buckets = buckets_of([p for p in self.params if p not in sharded])
         self.low: dict = {}    # p -> float32 sum of what p.grad can only hold in a lower precision
-        self.sent: list = []   # (flat sums, work) of the buckets on their way, in order
-        self.missing = None    # for each bucket not sent, the parameters that have no gradient yet
+        self.sent: list = []   # of the messages on their way, in order: (flat sums, work) of a bucket
+        self.missing = None    # for each message not sent, the parameters that have no gradient yet
+        self.serve(optimizers)
         if self.overlap:
-            for p in (p for bucket in self.buckets for p in bucket):
+            for p in self.params:
                 p.register_post_accumulate_grad_hook(self._arrived)
+
+    def serve(self, optimizers: list) -> None:
+        """From now on the gradients are those that `optimizers` step with: another seed's."""
+        self.owners = owners_of(optimizers) if self.world.size > 1 else {}
+        self.messages = buckets_of([p for p in self.params if p not in self.owners])
+        if self.overlap:  # in the order in which they are whole
+            place = {p: i for i, p in enumerate(reversed(self.params))}
+            self.messages += [[p] for p in self.owners]
+            self.messages.sort(key=lambda message: max(place[p] for p in message))
 
     def backward(self, loss: Tensor, last: bool) -> None:
         """loss.backward(); `last` says that this is the step's last micro-batch."""
-        self.missing = [set(bucket) for bucket in self.buckets] if last and self.overlap else None
+        self.missing = [set(message) for message in self.messages] if last and self.overlap else None
         loss.backward()
         for p in self.params:
             self._widen(p)
@@ -66,21 +74,26 @@ class Gradients:
         self._widen(p)
         for missing in self.missing:
             missing.discard(p)
-        # In one order on every rank, or they would add unlike buckets.
-        while len(self.sent) < len(self.buckets) and not self.missing[len(self.sent)]:
+        # In one order on every rank, or they would add unlike messages.
+        while len(self.sent) < len(self.messages) and not self.missing[len(self.sent)]:
             self._send()
 
     def _send(self) -> None:
-        bucket = self.buckets[len(self.sent)]
-        flat = torch.cat([self.low.get(p, p.grad).flatten() for p in bucket])
-        self.sent.append((flat, dist.all_reduce(flat, async_op=True)))
+        message = self.messages[len(self.sent)]
+        totals = [self.low.get(p, p.grad) for p in message]
+        if owner := self.owners.get(message[0]):
+            owner.send(message[0], totals[0])
+            self.sent.append(None)
+        else:
+            flat = torch.cat([total.flatten() for total in totals])
+            self.sent.append((flat, dist.all_reduce(flat, async_op=True)))
 
     def finish(self) -> None:
         """Leaves in every p.grad the sum over micro-batches, and over the ranks where that is done here."""
         if self.world.size > 1:
-            while len(self.sent) < len(self.buckets):
+            while len(self.sent) < len(self.messages):
                 self._send()
-            for bucket, (flat, work) in zip(self.buckets, self.sent):
+            for bucket, (flat, work) in ((m, sent) for m, sent in zip(self.messages, self.sent) if sent):
                 work.wait()
                 self.low.update((p, total.view_as(p)) for p, total in
                                 zip(bucket, flat.split([p.numel() for p in bucket])))
@@ -89,9 +102,10 @@ class Gradients:
         self.low, self.sent = {}, []
 
 
-def bytes_per_step(model: nn.Module, optimizers: list, world_size: int) -> dict[str, int]:
+def bytes_per_step(model: nn.Module, optimizers: list, world_size: int, overlap: bool = False) -> dict:
     """Bytes that one rank sends in a step, by kind, ring algorithms assumed: (W - 1) / W of the numbers for
-    a reduce-scatter or an all-gather, twice that for an all-reduce. Padded as MatrixOptimizer pads."""
+    a reduce-scatter or an all-gather, twice that for an all-reduce. Padded as MatrixOptimizer pads; with
+    `overlap` a gradient goes to its owner alone, through every other rank: (W - 1) / W on average."""
     share = (world_size - 1) / world_size
     found = dict(matrix_gradients=0, matrix_weights=0, other_gradients=0)
     matrices = set()
@@ -102,9 +116,10 @@ def bytes_per_step(model: nn.Module, optimizers: list, world_size: int) -> dict[
                 matrices.add(p)
                 shapes.setdefault((p.shape, p.dtype), []).append(p)
             for stack in shapes.values():
-                padded = -(-len(stack) // world_size) * world_size * stack[0].numel()
-                found["matrix_gradients"] += round(share * 4 * padded)
-                found["matrix_weights"] += round(share * stack[0].element_size() * padded)
+                padded = -(-len(stack) // world_size) * world_size
+                numbers = (len(stack) if overlap else padded) * stack[0].numel()
+                found["matrix_gradients"] += round(share * 4 * numbers)
+                found["matrix_weights"] += round(share * stack[0].element_size() * padded * stack[0].numel())
     others = sum(p.numel() for p in model.parameters() if p not in matrices)
     found["other_gradients"] = round(2 * share * 4 * others)
     return found

@@ -111,10 +111,12 @@ def worker(rank, world_size, port, folder):
                 sums.backward(model(inputs[part], targets[part]), last=micro == 1)
             early = len(sums.sent)
             sums.finish()
-            whole = {p for bucket in sums.buckets for p in bucket}
-            found.append({n: p.grad.clone() for n, p in model.named_parameters() if p in whole})
+            found.append({n: p.grad.clone() for n, p in model.named_parameters() if p not in sums.owners})
+            for optimizer in optimizers:
+                optimizer.step()
             model.zero_grad(set_to_none=True)
-        torch.save(dict(early=early, buckets=len(sums.buckets), grads=found), f"{folder}/{overlap}{rank}.pt")
+        torch.save(dict(early=early, messages=len(sums.messages), grads=found, weights=model.state_dict()),
+                   f"{folder}/{overlap}{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -132,12 +134,17 @@ def run_worker(folder, world_size):
 
 def test_gradients_sent_during_the_backward_pass_are_the_same(tmp_path):
     two, one = run_worker(tmp_path / "2", 2), run_worker(tmp_path / "1", 1)
-    assert two[True][0]["early"] == two[True][0]["buckets"] > 3  # all left before finish() was called
+    assert two[True][0]["early"] == two[True][0]["messages"] > 3 + 18  # all left before finish() was called
     assert two[False][0]["early"] == 0
+    for rank in (0, 1):
+        for name, weight in two[False][0]["weights"].items():
+            assert torch.equal(two[True][rank]["weights"][name], weight), name
     for step in (0, 1):
         for rank in (0, 1):
             for name, grad in two[False][0]["grads"][step].items():
                 assert torch.equal(two[True][rank]["grads"][step][name], grad), name
+                if step:  # from here on the weights of one rank are others, by their rounding
+                    continue
                 alone = one[False][0]["grads"][step][name]
                 assert (grad.float() - alone.float()).norm() <= 1e-2 * alone.float().norm() + 1e-6, name
 
@@ -173,6 +180,8 @@ def test_bytes_sent_by_hand():
     others = sum(p.numel() for p in model.parameters()) - 12 * (2 * 3072 + 4 * 768) * 768
     assert found["other_gradients"] == 2 * 7 * 4 * others // 8
     assert set(bytes_per_step(model, optimizers, 1).values()) == {0}
+    overlapped = bytes_per_step(model, optimizers, 8, overlap=True)  # without empty slots
+    assert overlapped == dict(found, matrix_gradients=7 * 4 * 12 * (2 * 3072 + 4 * 768) * 768 // 8)
 
 
 def test_a_fast_run_has_the_losses_of_a_plain_one(capsys, laptop, tmp_path):
