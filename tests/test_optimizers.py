@@ -273,3 +273,9 @@ def test_the_module_works_alone(tmp_path):
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=60,
                           cwd=tmp_path)
     assert done.stdout == "True\n", done.stderr
+
+
+def test_send_is_for_sharded_parameters_alone():
+    p = nn.Parameter(torch.ones(4, 2))
+    with pytest.raises(ValueError, match="not sharded"):
+        Muon([p], lr=0.1).send(p, torch.ones(4, 2))
