@@ -91,8 +91,8 @@ def unit(G: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def by_largest(G: Tensor) -> Tensor:
-    """G in float32 or more, over its largest entry: its squares then neither vanish nor overflow, and the scale
-    of G does not matter. A zero matrix stays zero."""
+    """G in float32 or more, over its largest entry: its squares then neither vanish nor overflow, and G's
+    scale does not matter. A zero matrix stays zero."""
     X = G.to(torch.promote_types(G.dtype, torch.float32))
     # On a CPU ten times as fast as vector_norm(ord=inf).
     largest = torch.maximum(X.amax((-2, -1), keepdim=True), -X.amin((-2, -1), keepdim=True))

@@ -1,4 +1,4 @@
-"""A summed loss of a linear head, taken by chunks of tokens, so that the logits of all never exist at once."""
+"""A summed loss of a linear head, taken by chunks of tokens: the logits of all never exist at once."""
 import torch
 from torch import Tensor
 

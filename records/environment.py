@@ -17,7 +17,8 @@ from .world import World
 
 # Dense bfloat16 peak in FLOP/s by a part of the device's name, from the makers' data sheets.
 PEAK_FLOPS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "H200 NVL": 835e12,
-              "GH200": 989e12, "H800": 989e12, "B200": 2250e12, "A100": 312e12, "A800": 312e12, "A40": 149.7e12,
+              "GH200": 989e12, "H800": 989e12, "B200": 2250e12, "A100": 312e12, "A800": 312e12,
+              "A40": 149.7e12,
               "L40S": 362e12, "L4": 121e12, "RTX 4090": 165.2e12, "RTX 3090": 71e12, "A10": 125e12}
 
 

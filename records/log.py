@@ -227,7 +227,8 @@ class _Reader:
     def _lines(self, count: int) -> str:
         """The next `count` lines, or what there is of them."""
         # Possessive, so that a hostile text makes it neither slow nor large.
-        found = re.compile(r"(?:[^\n]*+\n){0,%d}+" % min(max(count, 0), MAX_LINES)).match(self.text, self.at)[0]
+        lines = re.compile(r"(?:[^\n]*+\n){0,%d}+" % min(max(count, 0), MAX_LINES))
+        found = lines.match(self.text, self.at)[0]
         taken = found.count("\n")
         if taken < count:  # a torn last line
             found = self.text[self.at:]

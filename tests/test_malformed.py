@@ -234,11 +234,13 @@ def test_jsons_of_checkpoints(capsys, stopped, laptop, tmp_path, name):
 ########################################
 
 
-PROCESSES = [["data/sample.py", *words] for words in (["--nonsense"], ["--out"], ["--out", "{a file}/inside"])]
+SAMPLE = (["--nonsense"], ["--out"], ["--out", "{a file}/inside"])
+PROCESSES = [["data/sample.py", *words] for words in SAMPLE]
 PROCESSES += [["data/cached_fineweb10B.py", *words]
               for words in (["104"], ["many"], ["-1"], ["--out", "{a file}"])]
 PROCESSES += [["data/tokenize_text.py", *words, "--tokenizer", "bytes"] for words in (
-    [], *([name, "--out", "{out}"] for name in ("{deep.jsonl}", "{lists.jsonl}", "{absent}.txt", "{a file}")))]
+    [], *([name, "--out", "{out}"] for name in ("{deep.jsonl}", "{lists.jsonl}", "{absent}.txt",
+                                                "{a file}")))]
 PROCESSES += [["data/sample.py", "--out", "{a file}"], ["data/sample.py", "extra"],
               ["train_gpt.py", "--allow-custom", "--track.model.model_dim", "1099511627776"]]
 

@@ -66,7 +66,7 @@ def test_zero_and_low_rank(method):
 
 
 def test_polar_express_is_the_published_composition():
-    # modded-nanogpt's list, which is optimal_composition(1e-3, 5, safety .02, cushion .02) of the paper's code
+    # modded-nanogpt's list: optimal_composition(1e-3, 5, safety .02, cushion .02) of the paper's code
     assert [c for step in COEFFICIENTS["polar_express"] for c in step] == pytest.approx([
         8.156554524902461, -22.48329292557795, 15.878769915207462,
         4.042929935166739, -2.808917465908714, 0.5000178451051316,

@@ -1,4 +1,4 @@
-"""A run that stops and goes on: real processes, real signals, real files; the digits of one that never stopped."""
+"""A run that stops goes on, with the digits of one that never stopped: real processes, signals, files."""
 import json
 import os
 import random
@@ -18,7 +18,8 @@ from records.rules import judge_record
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--track", "laptop", "--device", "cpu", "--allow-custom", "--track.val_tokens", "4096",
-         "--track.val_every", "10", "--track.tail", "0", "--track.model.num_layers", "1", "--track.tokens_per_step", "1024",
+         "--track.val_every", "10", "--track.tail", "0", "--track.model.num_layers", "1",
+         "--track.tokens_per_step", "1024",
          "--steps", "40", "--checkpoint-every", "10", "--recipe", "muon"]
 
 
@@ -180,7 +181,8 @@ def test_every_kind_of_damage_is_seen(laptop, tmp_path):
 @pytest.mark.parametrize("args, word", [
     (["--recipe", "aurora"], "recipe.name: muon+steps=40 there"),
     pytest.param(*(["--recipe.lr", "0.01"], "recipe.lr: 0.02 there, 0.01 here"), marks=pytest.mark.long),
-    pytest.param(*(["--track.val_every", "20"], "track.val_every: 10 there, 20 here"), marks=pytest.mark.long),
+    pytest.param(*(["--track.val_every", "20"], "track.val_every: 10 there, 20 here"),
+                 marks=pytest.mark.long),
     pytest.param(*(["--seeds", "0", "1"], "seeds: [0] there, [0, 1] here"), marks=pytest.mark.long),
 ])
 def test_another_run_is_refused_with_the_difference(laptop, tmp_path_factory, args, word, _stopped={}):
@@ -218,7 +220,8 @@ def test_folders_that_cannot_be_resumed(laptop, tmp_path):
 
 def test_a_full_disk_keeps_the_checkpoints_before(tmp_path):
     tensors = {"model": {"w": torch.zeros(1000)}}
-    assert checkpoint.save(tmp_path, 0, dict(step=10, seed=0, seconds=1.0), tensors) == "checkpoint_000_0000010"
+    saved = checkpoint.save(tmp_path, 0, dict(step=10, seed=0, seconds=1.0), tensors)
+    assert saved == "checkpoint_000_0000010"
     import resource
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -229,7 +232,7 @@ def test_a_full_disk_keeps_the_checkpoints_before(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, before)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint_000_0000010.json", "checkpoint_000_0000010.pt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{saved}.json", f"{saved}.pt"]
     assert checkpoint.load(tmp_path / "checkpoint_000_0000010.json")[0]["step"] == 10
     assert json.loads((tmp_path / "checkpoint_000_0000010.json").read_text())["bytes"] > 4000
 

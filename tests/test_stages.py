@@ -239,7 +239,8 @@ def test_zero_and_non_finite_gradients(name):
 
 
 @pytest.mark.parametrize("name", [
-    name if name in ("polish", "riemannian", "soap", "track3-17") else pytest.param(name, marks=pytest.mark.long)
+    name if name in ("polish", "riemannian", "soap", "track3-17")
+    else pytest.param(name, marks=pytest.mark.long)
     for name in CHAINS])
 def test_a_schedule_does_not_recompile(name, monkeypatch):
     torch._dynamo.reset()
