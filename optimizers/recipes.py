@@ -136,6 +136,14 @@ _LAPTOP = {"steps": 300, "schedule_steps": 300}
 _ELSEWHERE = {"sprint": _SPRINT, "laptop": _LAPTOP}
 
 
+def _like_36(name: str, note: str, laptop: dict, lr=0.035, weight_decay=0.025, **values) -> Recipe:
+    """A recipe with row 36's schedule and auxiliary rates; `laptop` is what was tuned there."""
+    common = dict(steps=3250, schedule_steps=3250, cooldown_frac=0.7, warmup_steps=0, momentum=0.95,
+                  balance=Balance(), aux=AUX_36)
+    return Recipe(name=name, note=note, lr=lr, weight_decay=weight_decay,
+                  on={"sprint": _SPRINT, "laptop": {**_LAPTOP, **laptop}}, **{**common, **values})
+
+
 def _row(number: int, what: str, **values) -> Recipe:
     """A row of modded-nanogpt's track 3, https://github.com/KellerJordan/modded-nanogpt
     records/track_3_optimization/README.md; its constants as in the code its log holds. `steps` is the step
@@ -155,66 +163,35 @@ RECIPES = {recipe.name: recipe for recipe in (
             # the other recipes' auxiliary rates, so that there only the hidden matrices' optimizer differs
             "laptop": {**_LAPTOP, "aux": AUX_36, "warmup_steps": 13, "lr": 0.001, "weight_decay": 0.1}},
     ),
-    Recipe(
-        name="muon",
-        note="modded-nanogpt track 3, row 36 (3,250 steps there, n=10); not yet run here on 8 GPUs",
-        steps=3250, schedule_steps=3250, cooldown_frac=0.7, warmup_steps=0,
-        lr=0.025, weight_decay=0.05, momentum=0.95,
-        matrices=(Nesterov(), Polar("quintic12"), AspectScale(), Decay()), balance=Balance(), aux=AUX_36,
-        on={"sprint": _SPRINT,
-            "laptop": {**_LAPTOP, "lr": 0.02, "weight_decay": 0.025}},
-    ),
-    Recipe(
-        name="aurora",
-        note="row 36's auxiliary settings; lr and weight decay of rows 10 and 12; the paper's balance "
-             "(arXiv 2606.27715: rows of tall matrices); not yet run on 8 GPUs",
-        steps=3250, schedule_steps=3250, cooldown_frac=0.7, warmup_steps=0,
-        lr=0.035, weight_decay=0.025, momentum=0.95,
+    _like_36(
+        "muon", "modded-nanogpt track 3, row 36 (3,250 steps there, n=10); not yet run here on 8 GPUs",
+        lr=0.025, weight_decay=0.05, matrices=(Nesterov(), Polar("quintic12"), AspectScale(), Decay()),
+        laptop=dict(lr=0.02, weight_decay=0.025)),
+    _like_36(
+        "aurora", "row 36's auxiliary settings; lr and weight decay of rows 10 and 12; the paper's balance "
+        "(arXiv 2606.27715: rows of tall matrices); not yet run on 8 GPUs",
         matrices=(Nesterov(), BalancedPolar(iterations=2, beta=0.5), AspectScale(), Decay()),
-        balance=Balance(attn=None, up="rows", down=None), aux=AUX_36,
-        on={"sprint": _SPRINT,
-            "laptop": {**_LAPTOP, "lr": 0.028, "weight_decay": 0.05}},
-    ),
-    Recipe(
-        name="normuon",
-        note="aurora's constants with NorMuon's second moment per row behind a plain polar in place of its "
-             "map (beta2 of track 3, row 10); not yet run on 8 GPUs",
-        steps=3250, schedule_steps=3250, cooldown_frac=0.7, warmup_steps=0,
-        lr=0.035, weight_decay=0.025, momentum=0.95,
+        balance=Balance(up="rows"), laptop=dict(lr=0.028, weight_decay=0.05)),
+    _like_36(
+        "normuon", "aurora's constants with NorMuon's second moment per row behind a plain polar in place of "
+        "its map (beta2 of track 3, row 10); not yet run on 8 GPUs",
         matrices=(Nesterov(), Polar("quintic12"), RowVariance(0.95), AspectScale(), Decay()),
-        balance=Balance(), aux=AUX_36,
-        on={"sprint": _SPRINT, "laptop": {**_LAPTOP, "lr": 0.02, "weight_decay": 0.025}},
-    ),
-    Recipe(
-        name="unormuon",
-        note="aurora's constants with rows scaled behind a plain polar in place of its map (normuon.py: the "
-             "form of the Aurora authors' blog, without moving average); not yet run on 8 GPUs",
-        steps=3250, schedule_steps=3250, cooldown_frac=0.7, warmup_steps=0,
-        lr=0.035, weight_decay=0.025, momentum=0.95,
+        laptop=dict(lr=0.02, weight_decay=0.025)),
+    _like_36(
+        "unormuon", "aurora's constants with rows scaled behind a plain polar in place of its map "
+        "(normuon.py: the form of the Aurora authors' blog, without moving average); not yet run on 8 GPUs",
         matrices=(Nesterov(), Polar("quintic12"), RowNorm(), AspectScale(), Decay()),
-        balance=Balance(attn=None, up="rows", down=None), aux=AUX_36,
-        on={"sprint": _SPRINT, "laptop": {**_LAPTOP, "lr": 0.02, "weight_decay": 0.025}},
-    ),
-    Recipe(
-        name="muoneq",
-        note="aurora's constants with every matrix's rows evened out before a plain polar in place of its "
-             "map (MuonEq's row form, arXiv 2603.28254); not tuned; not yet run on 8 GPUs",
-        steps=3250, schedule_steps=3250, cooldown_frac=0.7, warmup_steps=0,
-        lr=0.035, weight_decay=0.025, momentum=0.95,
+        balance=Balance(up="rows"), laptop=dict(lr=0.02, weight_decay=0.025)),
+    _like_36(
+        "muoneq", "aurora's constants with every matrix's rows evened out before a plain polar in place of "
+        "its map (MuonEq's row form, arXiv 2603.28254); not tuned; not yet run on 8 GPUs",
         matrices=(Nesterov(), Equilibrate(), Polar("quintic12"), AspectScale(), Decay()),
-        balance=Balance(attn="rows", up="rows", down="rows"), aux=AUX_36,
-        on={"sprint": _SPRINT, "laptop": {**_LAPTOP, "lr": 0.028, "weight_decay": 0.05}},
-    ),
-    Recipe(
-        name="riemannian",
-        note="aurora's constants with the constrained optimum (riemannian.py) in place of its map: the "
-             "control arm of whether alignment with the gradient matters; not yet run on 8 GPUs",
-        steps=3250, schedule_steps=3250, cooldown_frac=0.7, warmup_steps=0,
-        lr=0.035, weight_decay=0.025, momentum=0.95,
+        balance=Balance(attn="rows", up="rows", down="rows"), laptop=dict(lr=0.028, weight_decay=0.05)),
+    _like_36(
+        "riemannian", "aurora's constants with the constrained optimum (riemannian.py) in place of its map: "
+        "the control arm of whether alignment with the gradient matters; not yet run on 8 GPUs",
         matrices=(Nesterov(), RiemannianPolar(), AspectScale(), Decay()),
-        balance=Balance(attn=None, up="rows", down=None), aux=AUX_36,
-        on={"sprint": _SPRINT, "laptop": {**_LAPTOP, "lr": 0.028, "weight_decay": 0.05}},
-    ),
+        balance=Balance(up="rows"), laptop=dict(lr=0.028, weight_decay=0.05)),
     _row(36, "Muon and auxiliary AdamW tuned, 3.2787 (n=10)", steps=3250, schedule_steps=3250, lr=0.025,
          weight_decay=0.05, matrices=(Nesterov(), Polar(), AspectScale(), Decay()), aux=AUX_36),
     _row(12, "Muon, 3.2790 (n=20)", steps=3325, schedule_steps=3350, lr=0.035, weight_decay=0.025,

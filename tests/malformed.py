@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from data.shards import write_shard
 from tests.made_logs import make_log, parts, rechain
 
 DEEP = "[" * 100_000 + "]" * 100_000
