@@ -14,7 +14,7 @@ from .aurora import Aurora, BalancedPolar
 from .balance import balanced_polar
 from .contra import Contra
 from .equilibrate import Equilibrate
-from .matrix import Context, MatrixOptimizer, Stage
+from .matrix import MatrixOptimizer
 from .momentum import Nesterov
 from .muon import Muon, Polar
 from .normuon import NorMuon, RowNorm, RowVariance, UNorMuon
@@ -22,6 +22,7 @@ from .polar import polar
 from .recipes import RECIPES, AdamW, Init, Recipe, resolve
 from .riemannian import RiemannianAurora, RiemannianPolar, constrained_polar, reference_optimum
 from .soap import Soap
+from .stage import Context, Stage
 from .step import AspectScale, CautiousDecay, Decay, Hyperball, RootMeanSquare, UpdateFloor
 from .wrappers import EmaNesterov, TailAverage, Wrapper
 

@@ -5,9 +5,10 @@ import torch
 from torch import Tensor
 
 from .balance import SCHEDULES, balanced_polar, balances_rows, correction, even
-from .matrix import Context, MatrixOptimizer, Stage
+from .matrix import MatrixOptimizer
 from .momentum import Nesterov
 from .polar import PRECISIONS, check_method, polar
+from .stage import Context, Stage
 from .step import AspectScale, Decay
 
 

@@ -16,8 +16,9 @@ Source: arXiv 2606.27715, section 4.1 (leverage of the momentum, death below 1 %
 import torch
 from torch import Tensor, nn
 
-from .matrix import Context, MatrixOptimizer
+from .matrix import MatrixOptimizer
 from .momentum import Nesterov
+from .stage import Context
 from .step import AspectScale, CautiousDecay, Decay, Hyperball, RootMeanSquare, UpdateFloor, frobenius, ratio
 
 SCALES = (AspectScale, RootMeanSquare, UpdateFloor, Hyperball)

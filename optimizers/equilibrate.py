@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .balance import even
-from .matrix import Context, Stage
+from .stage import Context, Stage
 
 
 @dataclass(frozen=True)

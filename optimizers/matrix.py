@@ -10,11 +10,11 @@ One step, with a process group of W ranks (W = 1 without one), for every stack o
     3. all-gather       the new weights to every rank
 All of 1 is started before the first 2, and every 3 before the first is waited for, largest stack first.
 """
-from dataclasses import dataclass, field
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from .stage import Context, run_chain
 
 # torch 2.13 renamed the collectives of one tensor; 2.11 has only the old names.
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
@@ -22,65 +22,6 @@ _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_t
 
 CPU_STACK_BYTES = 2**22  # of weights; larger stacks are split on the CPU, where it costs no launches
 BALANCES = ("rows", "columns", "long", None)
-
-
-@dataclass
-class Context:
-    """What a stage sees of its stack. Scalars are 0-d tensors, so that a schedule never recompiles."""
-
-    weight: Tensor                 # (batch, rows, cols), read only except in after_step
-    grad: Tensor                   # (batch, rows, cols), the raw gradient, read only
-    lr: Tensor                     # as scheduled
-    lr_peak: Tensor                # the group's initial_lr, else lr
-    weight_decay: Tensor
-    momentum: Tensor
-    step: Tensor                   # steps taken before this one
-    balance: str | None            # the side Aurora evens out
-    names: list = field(default_factory=list)  # of the parameters, for a refusal by init
-    first: bool = False            # this is the optimizer's first step; not a tensor: graphs may differ
-    before: Tensor | None = None   # in after_step: the weight before this step
-    state: dict[str, Tensor] = field(default_factory=dict)  # stages replace entries, never write into them
-
-
-class Stage:
-    """One function of the update. Subclasses are frozen dataclasses: their fields are the recipe."""
-
-    def init(self, ctx: Context) -> None:
-        """Allocate what the stage keeps: ctx.state[name] = a tensor whose first dimension is the batch.
-
-        May raise ValueError for weights the stage cannot work on, naming one of ctx.names.
-        """
-
-    def __call__(self, update: Tensor, ctx: Context) -> Tensor:
-        """The next update, same shape; new state is assigned to ctx.state[name]."""
-        raise NotImplementedError
-
-    def after_step(self, ctx: Context) -> None:
-        """Optional, after W <- W - lr update: refresh a basis, or pin a norm by assigning ctx.weight."""
-
-
-def run_chain(chain, weight, grad, state, scalars, balance, first, skip) -> Tensor:
-    """One step of `chain` on a stack: returns the new weight and writes `state` in place.
-
-    skip: 0-d, non-zero keeps weight and state exactly as they are (a non-finite gradient), no host sync;
-    None where it is known to be zero.
-    """
-    def unless_skipped(new: Tensor, old) -> Tensor:
-        return new if skip is None else torch.where(skip != 0, old, new)
-
-    high = torch.promote_types(weight.dtype, torch.float32)
-    grad = unless_skipped(grad.to(high), 0)  # a stage that decomposes it must not meet a NaN
-    ctx = Context(weight=weight.to(high), grad=grad, balance=balance, first=first, **scalars)
-    ctx.state = {name: value.to(high) for name, value in state.items()}
-    update = ctx.grad
-    for stage in chain:
-        update = stage(update, ctx)
-    ctx.before, ctx.weight = ctx.weight, torch.addcmul(ctx.weight, ctx.lr, update, value=-1)
-    for stage in chain:
-        stage.after_step(ctx)
-    for name, old in state.items():
-        old.copy_(unless_skipped(ctx.state[name].to(old.dtype), old))
-    return unless_skipped(ctx.weight.to(weight.dtype), weight)
 
 
 class Stack:

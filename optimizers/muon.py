@@ -3,9 +3,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .matrix import Context, MatrixOptimizer, Stage
+from .matrix import MatrixOptimizer
 from .momentum import Nesterov
 from .polar import PRECISIONS, check_method, polar
+from .stage import Context, Stage
 from .step import AspectScale, Decay
 
 

@@ -5,9 +5,10 @@ import torch
 from torch import Tensor
 
 from .balance import balances_rows
-from .matrix import Context, MatrixOptimizer, Stage
+from .matrix import MatrixOptimizer
 from .momentum import Nesterov
 from .muon import Polar
+from .stage import Context, Stage
 from .step import AspectScale, Decay, RootMeanSquare, frobenius, ratio
 
 FORMS = ("track3", "paper")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .matrix import Context, Stage
+from .stage import Context, Stage
 
 
 def frobenius(X: Tensor) -> Tensor:

@@ -13,4 +13,4 @@ class SummedGradientOptimizer(MatrixOptimizer):
 
     def _reduce(self, stack: Stack, grads: list) -> tuple:
         dtype = torch.promote_types(grads[0].dtype, torch.float32)
-        return stack.batch(grads[stack.first:stack.first + len(stack.owned)], stack.per_rank, dtype), None
+        return stack.batch(grads[stack.first:stack.first + len(stack.owned)], stack.per_rank, dtype), []

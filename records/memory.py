@@ -27,7 +27,8 @@ import torch
 from torch import nn
 
 from optimizers import MatrixOptimizer, Recipe, build_optimizers
-from optimizers.matrix import Context, Stack
+from optimizers.matrix import Stack
+from optimizers.stage import Context
 
 LOG_BYTES, VALIDATION_BYTES = 64 * 2**20, 8192  # what records.log asks for; of a validation's events
 CHECKPOINTS = 3  # two kept, one being written

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from optimizers import RECIPES, TailAverage
-from optimizers.matrix import Stage
+from optimizers.stage import Stage
 from records.cli import Refusal
 from records.export_sections import read_sections
 from records.export_source import gather

@@ -8,7 +8,7 @@ from torch import nn
 from optimizers import (RECIPES, Aurora, BalancedPolar, CautiousDecay, Contra, Decay, Equilibrate, Hyperball,
                         MatrixOptimizer, Nesterov, NorMuon, Polar, RiemannianAurora, Soap, UNorMuon,
                         UpdateFloor, balanced_polar, polar)
-from optimizers.matrix import run_chain
+from optimizers.stage import run_chain
 
 from .matrices import SQUARE, TALL, WIDE, matrix, spread
 
