@@ -223,6 +223,8 @@ class Track:
                 raise ValueError(f"track.{name} {tokens} must be a multiple of context {self.context}")
         if min(self.val_every, self.val_every_tail) < 1 or not 0 <= self.tail <= 1:
             raise ValueError("track.val_every and val_every_tail must be at least 1, and tail lie in 0..1")
+        if self.target is not None and not 0 < self.target < math.inf:
+            raise ValueError(f"track.target {self.target} must be a number above 0, or none")
         with torch.device("meta"):
             GPT(self.model)
 
@@ -505,6 +507,8 @@ class Training:
             for wrapper in self.wrappers:
                 readouts.enter_context(wrapper.readout())
             val_loss = validate(run)
+            if step == run.plan.recipe.steps and run.plan.args.save and run.world.rank == 0:
+                checkpoint.save_weights(run.folder / f"weights_seed{self.seed}.pt", run.model)
         if not math.isfinite(val_loss):
             raise Diverged(f"seed {self.seed}: the validation loss at step {step} is {val_loss}; lower the "
                            "learning rate (--recipe.lr)")
@@ -587,8 +591,6 @@ def run_seeds(run: Run) -> list[dict]:
             tracker.finish()
         if rank0:
             run.log.event("outcome", **outcomes[-1])
-            if plan.args.save:
-                torch.save(run.model.state_dict(), run.folder / f"weights_seed{seed}.pt")
     return outcomes
 
 
@@ -604,10 +606,8 @@ def dry_run(plan: Plan, model: GPT) -> None:
 @command
 def main(argv: list[str]) -> int:
     """Run the command line; the exit code."""
-    plan = parse(argv)
+    plan = checkpoint.plan_of(parse, argv)
     folder = plan.args.resume or checkpoint.folder_of_restart(ROOT, plan.args.log_dir)
-    if plan.args.resume:  # the arguments of that run, and what is given now behind them
-        plan = parse([*checkpoint.arguments(folder), *argv])
     if plan.args.list:
         return show.listing(TRACKS, PRESETS, RECIPES, plan.args.json)
     with torch.device("meta"):

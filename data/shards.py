@@ -4,6 +4,7 @@ A shard is a header of 256 little-endian int32 (magic 20240520, version 1, token
 many little-endian uint16 token ids: the format of llm.c and of modded-nanogpt's fineweb10B shards.
 """
 import hashlib
+import itertools
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -99,8 +100,8 @@ def fetch_words(track, steps: int) -> str:
 
 def inspect(paths: list[Path], vocab_size: int, pinned: dict | None = None, fix: str = "") -> list[dict]:
     """Name, token count and sha256 of each shard, read whole. Refusal for token ids outside the vocabulary,
-    and for content that is not among `pinned` {name: sha256} where the track pins it; `fix` makes the right
-    shards.
+    and for a shard that is none of `pinned` {name: sha256} where the track pins them; `fix` makes the right
+    ones.
 
     One thread a shard: hashing and numpy release the lock, so this runs at the speed of the disk.
     """
@@ -113,8 +114,8 @@ def inspect(paths: list[Path], vocab_size: int, pinned: dict | None = None, fix:
                           f"vocabulary of {vocab_size}: another tokenizer made these shards; mend --data-dir")
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if pinned and digest not in pinned.values():
-            raise Refusal(f"{path} is not the shard that the track pins; delete it and {fix}")
+        if pinned and pinned.get(Path(path).name) != digest:
+            raise Refusal(f"{path} is not the shard of this name that the track pins; delete it and {fix}")
         return dict(name=Path(path).name, tokens=int(tokens.size), sha256=digest)
 
     with ThreadPoolExecutor(max_workers=8) as pool:
@@ -177,11 +178,22 @@ class TokenStream:
                       "start again", everywhere=False)
 
 
+def out_of_order(names: list[str], split: str) -> str | None:
+    """What is wrong with the names of the shards that an official track reads; None where nothing is: they
+    are NAME_train_000001.bin and on, or NAME_val_000000.bin and on, of one NAME and none left out."""
+    stem = re.sub(rf"_{split}_\d+\.bin", "", names[0])
+    for name, number in zip(names, itertools.count(1 if split == "train" else 0)):
+        if not re.fullmatch(rf"{re.escape(stem)}_{split}_0*{number}\.bin", name):
+            return f"{name} stands where {stem}_{split}_{number:06d}.bin is read"
+    return None
+
+
 def open_streams(folder: Path, track, steps: int, rank: int, world_size: int, fix: str) -> tuple:
     """The track's training and validation TokenStream over the shards in `folder`.
 
-    Refusal where shards are missing or broken, or hold too little for `steps` steps (a track that is not
-    official may wrap) or for the validation; `fix` is the command that mends it.
+    Refusal where shards are missing or broken, where an official track's are out of order, or where they
+    hold too little for `steps` steps (a track that is not official may wrap) or for the validation; `fix` is
+    the command that mends it.
     """
     found = {split: find_shards(folder, split) for split in ("train", "val")}
     for split, paths in found.items():
@@ -196,4 +208,7 @@ def open_streams(folder: Path, track, steps: int, rank: int, world_size: int, fi
     if len(train) < steps and (track.official or len(train) == 0):
         raise Refusal(f"{steps} steps of {track.tokens_per_step} tokens need {steps} batches, the "
                       f"{len(train.paths)} training shards in {folder} hold {len(train)}; {fix}")
+    for split, used in (("train", train.shards_for(steps)), ("val", val.shards_for(1))):
+        if track.official and (wrong := out_of_order([path.name for path in used], split)):
+            raise Refusal(f"{folder}: {wrong}; the data of {track.name} is not any other's: {fix}")
     return train, val

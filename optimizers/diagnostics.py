@@ -102,7 +102,8 @@ def of_optimizer(optimizer: MatrixOptimizer, total=None) -> dict[str, dict[str, 
 def activation_dead(model: nn.Module, inputs: Tensor, targets: Tensor, total=None) -> dict[str, float]:
     """MLP name -> share of its hidden units that are dead on these tokens (batch, length).
 
-    Runs the model's plain forward once, with hooks on `mlp.proj` or `mlp.down`, whose input the units are.
+    Runs the model's plain forward once, with hooks on `mlp.proj` or `mlp.down`, whose input the units are:
+    eagerly, since a graph that is compiled already calls no new hooks.
     """
     energy, hooks = {}, []
 
@@ -115,7 +116,8 @@ def activation_dead(model: nn.Module, inputs: Tensor, targets: Tensor, total=Non
         if name.endswith((".mlp.proj", ".mlp.down")):
             hooks.append(module.register_forward_pre_hook(keep(name.rsplit(".", 1)[0])))
     try:
-        model.forward(inputs, targets)
+        with torch.compiler.set_stance("force_eager"):
+            model.forward(inputs, targets)
     finally:
         for hook in hooks:
             hook.remove()

@@ -222,13 +222,17 @@ class MatrixOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._raise_pending()
-        stacks = self._present()
-        if not stacks:
-            return loss
-        grads = [self._gradients(stack) for stack in stacks]
-        skip = self._skip_flag(stacks, grads)
-        reduced = [self._reduce(stack, g) for stack, g in zip(stacks, grads)]
+        try:
+            self._raise_pending()
+            stacks = self._present()
+            if not stacks:
+                return loss
+            grads = [self._gradients(stack) for stack in stacks]
+            skip = self._skip_flag(stacks, grads)
+            reduced = [self._reduce(stack, g) for stack, g in zip(stacks, grads)]
+        except (ValueError, FloatingPointError):
+            self._forget_sent()
+            raise
         gathers = [self._gather(stack, self._update(stack, *r, skip)) for stack, r in zip(stacks, reduced)]
         for stack, (full, work) in zip(stacks, gathers):
             if work is not None:
@@ -258,6 +262,13 @@ class MatrixOptimizer(torch.optim.Optimizer):
         stack.sums[i].copy_(grad)
         stack.works[i] = dist.reduce(stack.sums[i], group_dst=i // stack.per_rank, group=self.process_group,
                                      async_op=True)
+
+    def _forget_sent(self) -> None:
+        """Drop the gradients that `send` has on their way, for a step that is not taken."""
+        for stack in self._stacks or ():
+            for work in stack.works.values():
+                work.wait()
+            stack.sums, stack.works = None, {}
 
     def _reduce(self, stack: Stack, grads: list) -> tuple:
         """This rank's share of the summed gradients, and what to wait for."""
@@ -329,6 +340,14 @@ class MatrixOptimizer(torch.optim.Optimizer):
             return super().state_dict()
         finally:
             self.state = own
+
+    def __getstate__(self) -> dict:
+        """For copy.deepcopy and pickle: without stacks, which the next step builds from the state. TypeError
+        for one that is sharded, whose ranks each hold a part; use state_dict()."""
+        if self.world_size > 1:
+            raise TypeError(f"{type(self).__name__}: a sharded optimizer cannot be copied; save state_dict()")
+        return {**super().__getstate__(), "chain": self.chain, "process_group": None, "rank": 0,
+                "world_size": 1, "_stacks": None, "_pending": None, "_compiled": None}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Load a complete state saved at any world size; from the next step each rank keeps what it owns."""

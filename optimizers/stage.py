@@ -1,4 +1,4 @@
-"""Stage: one function of the update, on a stack of equal-shaped matrices; and a step through a chain of them."""
+"""Stage: one function of the update, on a stack of equal-shaped matrices; and a step through a chain."""
 from dataclasses import dataclass, field
 
 import torch

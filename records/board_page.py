@@ -20,7 +20,8 @@ SUBMITTING = """## Submitting
 1. Put the recipe into `optimizers/recipes.py` and commit it. Tune on other seeds than the record's.
 2. Declare the seeds and run, all in one log (`torchrun --standalone --nproc_per_node=8` for 8 GPUs):
    `python train_gpt.py --track TRACK --recipe RECIPE --seeds 0 1 2 3 4 --log-dir records/TRACK/DATE_RECIPE`
-3. Every declared seed counts, whatever it shows; an interrupted run is run again, not cut.
+3. Every declared seed counts, whatever it shows. An interrupted run goes on with `--resume` (its record makes
+   no claim about time) or is run again in an empty folder; it is never cut.
 4. Pack the log: `xz records/TRACK/DATE_RECIPE/*.txt`. The date is like 2026-01-31.
 5. Optional, beside the log: `record.json` with `{"author": "your name"}`, a README.md, pictures (.png).
 6. `python scripts/verify.py records/TRACK/DATE_RECIPE` until it stands.

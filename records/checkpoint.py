@@ -23,6 +23,7 @@ import torch
 from .cli import Refusal
 from .environment import digest
 from .log import Log, read_log
+from .text import source_text
 
 KEEP = 2
 NAME = re.compile(r"checkpoint_(\d+)_(\d+)\.(?:json|pt)")
@@ -82,7 +83,14 @@ def restore(tensors: dict, model, optimizers: list, wrappers: list) -> None:
                       "delete it and go on with --resume, which takes the one before") from None
 
 
-def _write(path: Path, data: bytes) -> None:
+def save_weights(path: Path, model) -> None:
+    """Write the model's weights, whole or not at all. Refusal where the disk is full."""
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    _write(path, buffer.getbuffer(), "weights")
+
+
+def _write(path: Path, data: bytes, what: str = "checkpoint") -> None:
     beside = path.with_suffix(path.suffix + ".part")
     try:
         with open(beside, "wb") as file:
@@ -92,13 +100,13 @@ def _write(path: Path, data: bytes) -> None:
         os.replace(beside, path)
     except OSError as error:
         beside.unlink(missing_ok=True)
-        raise Refusal(f"cannot write the checkpoint {path} ({error.strerror}); those before it are whole: "
+        raise Refusal(f"cannot write the {what} {path} ({error.strerror}); checkpoints before it are whole: "
                       f"free space, then go on with --resume {path.parent}", everywhere=False) from None
 
 
 def save(folder: Path, number: int, about: dict, tensors: dict) -> str:
-    """Write the checkpoint of seed `number` (of those declared) at about["step"], and delete all but the
-    last two; its name. Refusal where the disk is full."""
+    """Write the checkpoint of seed `number` (of those declared) at about["step"], and delete all but
+    this one and the one written before it; its name. Refusal where the disk is full."""
     buffer = io.BytesIO()
     torch.save(tensors, buffer)
     data = buffer.getbuffer()
@@ -106,7 +114,8 @@ def save(folder: Path, number: int, about: dict, tensors: dict) -> str:
     about = dict(about, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
     _write(path, data)
     _write(path.with_suffix(".json"), json.dumps(dict(about, check=digest(about))).encode())
-    for old in _names(folder)[KEEP:]:
+    others = [old for old in _names(folder) if old.stem != path.stem]
+    for old in sorted(others, key=lambda old: old.stat().st_mtime_ns, reverse=True)[KEEP - 1:]:
         old.unlink(missing_ok=True)  # the JSON first: without it the other is no checkpoint
         old.with_suffix(".pt").unlink(missing_ok=True)
     return path.stem
@@ -173,6 +182,12 @@ def arguments(folder: Path) -> list[str]:
     return [word for i, word in enumerate(words) if i not in at and i - 1 not in at]
 
 
+def plan_of(parse, argv: list[str]):
+    """train_gpt.parse(argv); with --resume, of the arguments of that run and of `argv` behind them."""
+    plan = parse(argv)
+    return parse([*arguments(plan.args.resume), *argv]) if plan.args.resume else plan
+
+
 def resume(folder: Path, root: Path, header: dict) -> tuple[Start, Log]:
     """Where the run in `folder` goes on. Refusal where it is complete, or where its recipe, track, data,
     seeds or code is not that of `header` and of the files under `root`; damaged checkpoints are named on
@@ -185,7 +200,7 @@ def resume(folder: Path, root: Path, header: dict) -> tuple[Start, Log]:
                       "a new run")
     there = identity(log.header, log.sources)
     files = {path: (root / path).resolve() for path in log.sources}
-    now = {path: file.read_text(encoding="utf-8") for path, file in files.items()
+    now = {path: source_text(file) for path, file in files.items()
            if file.is_relative_to(root) and file.is_file()}
     differs = difference(there, identity(header, now))
     if differs:
@@ -201,6 +216,7 @@ def resume(folder: Path, root: Path, header: dict) -> tuple[Start, Log]:
     start.reached = next((dict(step=point.step, seconds=point.train_time)
                           for point in log.series.get(start.seed, ())
                           if target is not None and point.val_loss <= target), None)
+    start.seconds = start.logged.get(start.seed, (0, 0.0))[1]  # the log's times never run back
     for path in _names(folder):
         try:
             about, tensors = load(path)
@@ -211,7 +227,7 @@ def resume(folder: Path, root: Path, header: dict) -> tuple[Start, Log]:
             continue
         if about["identity"] == digest(there) and about["seed"] == start.seed:
             start.step, start.tensors = about["step"], tensors
-            start.seconds = max(about["seconds"], start.logged.get(start.seed, (0, 0.0))[1])
+            start.seconds = max(about["seconds"], start.seconds)
             break
     return start, log
 

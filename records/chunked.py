@@ -13,13 +13,10 @@ class ChunkedLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, loss, gradients_and_loss):
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, gradients_and_loss):
         low = weight.type_as(x), bias.type_as(x)
-        chunks = zip(x.split(CHUNK), targets.split(CHUNK))
-        if not any(ctx.needs_input_grad):
-            return sum(loss(a, *low, t) for a, t in chunks)
         of_x, sums, total = [], [torch.zeros_like(weight), torch.zeros_like(bias)], 0.0
-        for a, t in chunks:
+        for a, t in zip(x.split(CHUNK), targets.split(CHUNK)):
             (first, *found), value = gradients_and_loss(a, *low, t)
             of_x.append(first)
             for s, g in zip(sums, found):
@@ -30,10 +27,16 @@ class ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream: Tensor):
-        return *(upstream.type_as(g) * g for g in ctx.saved_tensors), None, None, None
+        return *(upstream.type_as(g) * g for g in ctx.saved_tensors), None, None
 
 
 def chunked(loss, wrap):
     """`loss` in chunks. wrap: what compiles a function, or leaves it as it is."""
-    both = wrap(torch.func.grad_and_value(loss, argnums=(0, 1, 2))), wrap(loss)
-    return lambda x, weight, bias, targets: ChunkedLoss.apply(x, weight, bias, targets, *reversed(both))
+    gradients_and_loss, plain = wrap(torch.func.grad_and_value(loss, argnums=(0, 1, 2))), wrap(loss)
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+        if torch.is_grad_enabled():  # asked here: a Function's needs_input_grad is true under no_grad, too
+            return ChunkedLoss.apply(x, weight, bias, targets, gradients_and_loss)
+        low = weight.type_as(x), bias.type_as(x)
+        return sum(plain(a, *low, t) for a, t in zip(x.split(CHUNK), targets.split(CHUNK)))
+    return run

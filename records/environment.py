@@ -13,13 +13,14 @@ import torch
 from torch.nn.attention import SDPBackend
 
 from .log import LogWriter, now
+from .text import source_text
 from .world import World
 
 # Dense bfloat16 peak in FLOP/s by a part of the device's name, from the makers' data sheets.
 PEAK_FLOPS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "H200 NVL": 835e12,
               "GH200": 989e12, "H800": 989e12, "B200": 2250e12, "A100": 312e12, "A800": 312e12,
-              "A40": 149.7e12,
-              "L40S": 362e12, "L4": 121e12, "RTX 4090": 165.2e12, "RTX 3090": 71e12, "A10": 125e12}
+              "A40": 149.7e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165.2e12, "RTX 3090": 71e12,
+              "A10": 125e12}
 
 
 def peak_flops(device_name: str) -> float | None:
@@ -98,7 +99,7 @@ def loaded_sources(root: Path) -> dict[str, str]:
         if path.is_relative_to(root):
             inner = path.relative_to(root)
             if inner.parts[0] in ours:  # not what is installed in an environment under the root
-                found[inner.as_posix()] = path.read_text(encoding="utf-8")
+                found[inner.as_posix()] = source_text(path)
     return dict(sorted(found.items()))
 
 

@@ -20,7 +20,7 @@ from .cli import Refusal, near
 from .comparison import crossing_words, with_interval
 from .study import ROOT, Study
 from .study_figures import final, worst
-from .study_page import NOT_RUN, cost_words, loss_words, number, ranks_words, share, table
+from .study_page import NOT_RUN, cost_words, loss_words, number, ranks_words, share, table, unfinished
 
 TEMPLATE, PAGE = ROOT / "docs" / "findings.in.md", ROOT / "docs" / "findings.md"
 PLACEHOLDER = re.compile(r"\{\{(.+?)\}\}")
@@ -47,7 +47,8 @@ def render(template: str, load) -> str:
                                      found["contrasts"].items()}}
         if words[1] not in rows:
             raise Refusal(f"findings: {match[0]}: no cell {words[1]!r}; {near(words[1], rows)}")
-        return (say(rows[words[1]]) if rows[words[1]] else "") or NOT_RUN
+        row = rows[words[1]] or {}
+        return say(row) or (unfinished(row, len(study.seeds)) if "diverged" in row else NOT_RUN)
     return HEAD + PLACEHOLDER.sub(fill, template)
 
 

@@ -95,6 +95,7 @@ def read_group(paths: list[Path]) -> Group:
                           "so finish the run")
         of = [value if isinstance(value := log.header.get(name), dict) else None
               for name in ("track", "recipe", "data")]
+        of[1] = of[1] and {name: value for name, value in of[1].items() if name != "note"}  # decides nothing
         group = group or Group(*of)
         if of != [group.track, group.recipe, group.data]:
             raise Refusal(f"{where} is of another track, recipe or data than the logs before it; test one "

@@ -147,13 +147,14 @@ class Run:
 @lru_cache
 def asked(command: str) -> SimpleNamespace:
     """What a header's command asks train_gpt.py for: seeds, track (None: by the device), recipe, val_every,
-    and overrides [(kind, field, text)]. `wrong` says why it cannot be such a command, else None."""
+    fast, and overrides [(kind, field, text)]. `wrong` says why it cannot be such a command, else None."""
     parser = Parser(prog="train_gpt.py", add_help=False)
     parser.add_argument("--track")
     parser.add_argument("--recipe", default="aurora")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int)
     parser.add_argument("--val-every", type=int)
+    parser.add_argument("--fast", action="store_true")
     words, wrong = command.split(), None
     try:
         found, rest = parser.parse_known_args(words[1:])

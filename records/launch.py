@@ -10,6 +10,7 @@ from .cli import Refusal
 from .text import printable
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+CLOSING = {signal.SIGHUP: signal.SIGTERM}  # the signal by which a run closes its log, where another came
 # Left over from another launcher these would make a single process wait for peers that do not exist.
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -35,16 +36,18 @@ def run(words: list[str], folder: Path, on_line) -> tuple[int, str]:
     def forward(number, _frame):
         received.append(number)
         if process is not None:
-            process.send_signal(number)
+            process.send_signal(CLOSING.get(number, number))
 
-    before = {number: signal.signal(number, forward) for number in SIGNALS}
+    # What is ignored (SIGHUP under nohup) stays ignored.
+    before = {number: signal.signal(number, forward) for number in SIGNALS
+              if signal.getsignal(number) is not signal.SIG_IGN}
     try:
         # A session of its own: Ctrl-C reaches it once, through `forward`; twice would kill it mid-line.
         process = subprocess.Popen(words, cwd=folder, env=env, stdin=subprocess.DEVNULL, text=True,
                                    encoding="utf-8", errors="replace", stdout=subprocess.PIPE,
                                    stderr=subprocess.STDOUT, start_new_session=True)
         for number in received[:1]:
-            process.send_signal(number)
+            process.send_signal(CLOSING.get(number, number))
         for line in iter(lambda: process.stdout.readline(10_000), ""):
             if line.startswith("train_gpt.py: "):
                 ours = ours or line.removeprefix("train_gpt.py: ")

@@ -42,11 +42,14 @@ def open_log(run, root: Path, folder: Path | None, fix: str) -> None:
 
 def _open_log(run, root: Path, folder: Path | None, fix: str) -> None:
     args = run.plan.args
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}_{run.plan.track.label}_{run.plan.recipe.name}"
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}_{run.plan.track.label}_{run.plan.recipe.name}"[:120]
     run.folder, rank0 = folder or args.log_dir or root / "logs" / name, run.world.rank == 0
     run.lock = lock_folder(run.folder) if rank0 else None
     if not rank0 and folder is None:
         return
+    if rank0 and folder is None and any(run.folder.glob("*.txt")):
+        raise Refusal(f"the log folder {run.folder} holds a run already; go on with it by --resume "
+                      f"{run.folder}, or name a new --log-dir")
     header = run_header(run.plan, run.train, run.val, fix)
     if folder is None:
         checkpoint.mark(run.folder)

@@ -165,7 +165,7 @@ def existing(folder: Path) -> Path:
 
 def log_folder(plan) -> Path:
     """Where the run's folder would be, or be made."""
-    return plan.args.log_dir or ROOT / "logs"
+    return plan.args.resume or plan.args.log_dir or ROOT / "logs"
 
 
 def disk(plan, model: nn.Module) -> list[Finding]:

@@ -152,12 +152,13 @@ def _contents(plan, used: dict, full: bool) -> list[Finding]:
     """Sampled ids of every shard read, sizes and time stamps against the manifest, and the hashes asked
     for."""
     manifest, broken = _manifest(Path(plan.data_dir))
-    pinned = set(plan.track.sha256.values()) if plan.track.official else set()
+    pinned = plan.track.sha256 if plan.track.official else {}
 
     def look(job) -> Content:
         path, hashed = job
         entry = manifest.get(path.name)
-        return _look(path, pinned or ({entry["sha256"]} if entry else set()), entry, hashed)
+        known = {pinned.get(path.name)} if pinned else {entry["sha256"]} if entry else set()
+        return _look(path, known, entry, hashed)
 
     jobs = [(path, full or split == "val" or pinned) for split in used for path in used[split]]
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:

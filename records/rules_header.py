@@ -10,7 +10,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
-from data.shards import batches_in
+from data.shards import batches_in, out_of_order
 from optimizers import resolve
 from train_gpt import ROOT, TRACKS
 
@@ -19,7 +19,7 @@ from .environment import digest
 from .header import Run
 from .log import FORMAT
 from .overrides import override
-from .text import printable
+from .text import printable, source_text
 
 # What modded-nanogpt's parser takes for a validation, wherever it stands: no source may hold one.
 THEIR_LINE = re.compile(r"step:([0-9]+)/([0-9]+)\s+val_loss:([0-9.]+)")
@@ -94,7 +94,8 @@ def command(run: Run):
         if there != want:
             said = printable(there)
             yield run.line, f"{what}: the command asks for {printable(want)}, the header has {said}"
-    for kind, field, text in asked.overrides:
+    last = {(kind, field): text for kind, field, text in asked.overrides}  # of one given twice, as it trains
+    for (kind, field), text in last.items():
         value = header[kind]
         for part in field.split("."):
             value = value.get(part) if isinstance(value, dict) else text  # the constants of a stage
@@ -128,7 +129,7 @@ def here(path: str) -> str | None:
     """The text of a source of this checkout, None where it has none of this path."""
     if not SOURCE_PATH.fullmatch(path) or not (ROOT / path).is_file():
         return None
-    return (ROOT / path).read_text(encoding="utf-8")
+    return source_text(ROOT / path)
 
 
 def _same(value, text: str) -> bool:
@@ -151,6 +152,8 @@ def data(run: Run):
                 yield run.line, f"{short(name)} is no {split} shard, or stands twice"
             if pinned and pinned.get(name) != sha256:
                 yield run.line, f"{short(name)} is not the shard that the track pins"
+        if run.official and (wrong := out_of_order(sorted(names), split)):
+            yield run.line, printable(wrong)
     held = batches(run)
     if run.official and held < run.recipe.steps:
         yield run.line, f"the training shards hold {held} batches for {run.recipe.steps} steps"
@@ -171,10 +174,15 @@ def git(run: Run):
         return
     blobs = _blobs(state["commit"], ROOT)
     for path, text in run.log.sources.items():
-        content = text.encode()
-        blob = hashlib.sha1(b"blob %d\0%b" % (len(content), content), usedforsecurity=False).hexdigest()
-        if blobs.get(path, blob) != blob:
+        # a log completes the last line of a file that does not end it
+        if path in blobs and blobs[path] not in (_blob(text), _blob(text.removesuffix("\n"))):
             yield run.line, f"{path} is not that of commit {state['commit'][:10]}, called unchanged"
+
+
+def _blob(text: str) -> str:
+    """git's hash of a file's content."""
+    content = text.encode()
+    return hashlib.sha1(b"blob %d\0%b" % (len(content), content), usedforsecurity=False).hexdigest()
 
 
 @lru_cache

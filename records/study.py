@@ -138,6 +138,14 @@ class Study:
     def path(self, cell: Cell, seed: int) -> Path:
         return self.folder / cell.label / f"seed{seed}.txt.xz"
 
+    def diverged(self, cell: Cell) -> list[int]:
+        """The seeds whose run diverged: a result, so it is not run again."""
+        return [seed for seed in self.seeds if cell.logs is None and self.end(cell, seed).exists()]
+
+    def end(self, cell: Cell, seed: int) -> Path:
+        """Where it stands that and why a run diverged."""
+        return self.folder / cell.label / f"seed{seed}.diverged.json"
+
     def logs(self, cell: Cell) -> list[Path]:
         """Of the study's seeds that are done."""
         if cell.logs is not None:
@@ -154,7 +162,7 @@ class Study:
                 if cell.logs is not None:
                     continue
                 if not path.exists():
-                    left.append((cell, seed))
+                    left += [(cell, seed)] if seed not in self.diverged(cell) else []
                 elif why := cell.misfit(read_log(path)):
                     raise Refusal(f"{printable(path)} is not of cell {cell.label}: {why}; move it away to "
                                   "run the seed again, or mend the study file")

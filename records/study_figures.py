@@ -20,13 +20,16 @@ def figures(study: Study) -> dict:
     """name, question, track, seeds, target, no_time, code_versions (how many there are in the logs), cost,
     `cells`: label -> figures, `contrasts`: label -> difference, and `ranks` where the picture is of ranks.
 
-    A cell without every seed of the study has only `done`, the number of its seeds: a mean over those that
-    happen to be there is none of the study's. Refusal for logs that are not whole or of other data.
+    A cell without every seed of the study has only `done`, the number of its seeds, and `diverged`, where some
+    did: a mean over those that happen to be there is none of the study's. Refusal for logs that are not whole
+    or of other data.
     """
     logs = {cell.label: [read_log(path) for path in study.logs(cell)] for cell in study.cells}
     series = _series(study)
     whole = {label: runs for label, runs in series.items() if len(runs) == len(study.seeds)}
     why = no_time([log for label in whole for log in logs[label]])
+    if why is None and any(cell.logs is not None for cell in study.cells):
+        why = "some runs were made at another time"
     last = {label: {seed: points[-1].val_loss for seed, points in runs.items()}
             for label, runs in whole.items()}
     target = max((log.header["track"]["target"] for of in logs.values() for log in of
@@ -34,6 +37,8 @@ def figures(study: Study) -> dict:
     cells = {}
     for cell in study.cells:
         cells[cell.label] = found = dict(done=len(series[cell.label]))
+        if lost := study.diverged(cell):
+            found["diverged"] = len(lost)
         if cell.label in whole:
             found.update(_figures(whole[cell.label], target, why))
             found["diagnostics"] = _diagnostics(logs[cell.label], study.seeds)
@@ -69,14 +74,13 @@ def _figures(runs: dict, target: float | None, why: str | None) -> dict:
     ends = [points[-1] for points in runs.values()]
     return dict(steps=max(p.step for p in ends), val_loss=evidence.mean_interval(p.val_loss for p in ends),
                 losses={str(seed): points[-1].val_loss for seed, points in runs.items()},
-                crossing_step=evidence.mean_crossing(runs, target) if _dense(runs) else None,
+                crossing_step=evidence.mean_crossing(runs, target) if _dense(runs, target) else None,
                 seconds=None if why else evidence.mean_interval(p.train_time for p in ends))
 
 
-def _dense(runs: dict) -> bool:
-    """Whether validations stand close enough for a crossing between them to mean something."""
-    steps = evidence.grid(runs)
-    return len(steps) > 5
+def _dense(runs: dict, target: float | None) -> bool:
+    """Whether there is a target, and validations so close that a crossing between them means something."""
+    return target is not None and len(evidence.grid(runs)) > 5
 
 
 def _contrast(row: dict, last: dict) -> dict | None:

@@ -99,10 +99,10 @@ def _study(name: str, table: dict, records: Path) -> Study:
     common = _flat(found["overrides"], "overrides")
     cells = [_cell(row, common, found, records) for row in found["cells"]]
     labels = [cell.label for cell in cells]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise Refusal(f"two cells are called {label!r}; each label is a folder")
     contrasts = [_contrast(row) for row in found["contrasts"]]
+    for label in (of := [*labels, *(row["label"] for row in contrasts)]):
+        if of.count(label) > 1:
+            raise Refusal(f"two cells or contrasts are called {label!r}; give each a label of its own")
     named = [(f"cell {cell.label}", [cell.baseline]) for cell in cells]
     named += [(f"contrast {row['label']}", [*row["of"], *row["minus"]]) for row in contrasts]
     for where, others in named:
@@ -129,6 +129,8 @@ def _cell(row, common: list, study: dict, records: Path) -> Cell:
     if (cell["recipe"] is None) == (cell["logs"] is None):
         raise Refusal(f"cell {label}: give either a `recipe` to run, or the folder of its `logs`")
     logs = cell["logs"] and ROOT / cell["logs"]
+    if logs and not logs.resolve().is_relative_to(ROOT):
+        raise Refusal(f"cell {label}: logs = {cell['logs']!r} is outside the repository; copy them into it")
     if logs and not logs.is_dir() and not logs.is_relative_to(ROOT / "records" / "studies"):
         raise Refusal(f"cell {label}: there is no folder {cell['logs']}")
     return Cell(label, cell["recipe"], logs, cell["baseline"] or study["baseline"],

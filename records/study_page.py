@@ -28,7 +28,8 @@ def page(study: Study, found: dict) -> str:
 
 
 def _runs(study: Study, found: dict) -> str:
-    left = sum(len(study.seeds) - found["cells"][cell.label]["done"] for cell in study.cells)
+    rows = found["cells"].values()
+    left = sum(len(study.seeds) - row["done"] - row.get("diverged", 0) for row in rows)
     seeds = ", ".join(map(str, study.seeds))
     state = f"; {left} of its runs are {NOT_RUN}" if left else ""
     return f"Track `{study.track}`, seeds {seeds}{state}."
@@ -62,13 +63,20 @@ def table(study: Study, found: dict) -> str:
     for cell in study.cells:
         row = found["cells"][cell.label]
         if "val_loss" not in row:
-            state = f"{row['done']} of {len(study.seeds)} seeds done" if row["done"] else NOT_RUN
+            state = unfinished(row, len(study.seeds))
             rows.append([say(cell, row) if i < 2 else state * (i == 2) for i, say in
                          enumerate(columns.values())])
         else:
             rows.append([say(cell, row) for say in columns.values()])
     keep = [i for i, _ in enumerate(columns) if any(row[i] for row in rows)]
     return grid([list(columns)[i] for i in keep], [[row[i] for i in keep] for row in rows])
+
+
+def unfinished(row: dict, seeds: int) -> str:
+    """What stands in the place of a cell's figures where it has not every seed."""
+    if "diverged" in row:
+        return f"{row['diverged']} of {seeds} seeds diverged"
+    return f"{row['done']} of {seeds} seeds done" if row["done"] else NOT_RUN
 
 
 def _link(cell) -> str:

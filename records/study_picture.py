@@ -18,7 +18,7 @@ TITLES = {"leverage_dead": "units with leverage below\n1 % of uniform (% of the 
 KEY = "Figures"  # in the file's metadata: what it was drawn from
 
 
-def mark(found: dict) -> str:
+def mark(study: Study, found: dict) -> str:
     """A digest of all that is drawn, to six digits: the last ones differ between machines."""
     def rounded(value):
         if isinstance(value, dict):
@@ -26,13 +26,14 @@ def mark(found: dict) -> str:
         if isinstance(value, list):
             return [rounded(inner) for inner in value]
         return f"{value:.6g}" if isinstance(value, float) else value
-    drawn = rounded([found["cells"], found.get("ranks")])
+    drawn = rounded([found["cells"], found.get("ranks"), study.picture, study.axis,
+                     [[cell.label, cell.x, cell.line] for cell in study.cells]])
     return hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()
 
 
-def is_of(path: Path, found: dict) -> bool:
+def is_of(path: Path, study: Study, found: dict) -> bool:
     """Whether the picture at `path` was drawn from these figures."""
-    return path.exists() and mark(found).encode() in path.read_bytes()
+    return path.exists() and mark(study, found).encode() in path.read_bytes()
 
 
 def draw(study: Study, found: dict, path: Path) -> None:
@@ -46,7 +47,7 @@ def draw(study: Study, found: dict, path: Path) -> None:
     with plt.rc_context({"text.parse_math": False}), warnings.catch_warnings(action="ignore"):
         kinds = dict(losses=_losses, growth=_growth, death=_death, ranks=_ranks)
         figure = kinds[study.picture](plt, study, found)
-        figure.savefig(path, dpi=150, metadata={KEY: mark(found)})
+        figure.savefig(path, dpi=150, metadata={KEY: mark(study, found)})
         plt.close(figure)
 
 

@@ -1,4 +1,5 @@
 """The runs of a study: tuning, then every cell and seed that is not done, each a process of train_gpt.py."""
+import json
 import lzma
 import os
 import shutil
@@ -15,9 +16,10 @@ import torch
 
 from . import launch
 from .cli import Refusal
+from .environment import without_folders
 from .log import lock_folder, read_log
 from .study import ROOT, Cell, Study
-from .text import printable
+from .text import printable, source_text
 
 GRACE = 20  # seconds that a run has to close its log
 
@@ -55,7 +57,7 @@ def _signals():
     """The signals received meanwhile; they end nothing by themselves."""
     received: list[int] = []
     before = {number: signal.signal(number, lambda got, _frame: received.append(got))
-              for number in launch.SIGNALS}
+              for number in launch.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN}
     try:
         yield received
     finally:
@@ -122,19 +124,22 @@ def said(task: Task) -> str:
 ########################################
 
 
-def tune(study: Study, places: list[dict], work: Path) -> None:
-    """Complete the tables of the study's tuning by scripts/sweep.py, which skips what they hold."""
+def tune(study: Study, places: list[dict], work: Path, data_dir: Path | None) -> None:
+    """Complete the tables of the study's tuning by scripts/sweep.py, which skips what they hold. Several runs
+    at a time share the cores; on GPUs there is one at a time."""
     if study.tuning is None:
         return
     tables = study.folder.parents[1] / "tuning"
     tables.mkdir(parents=True, exist_ok=True)
+    jobs = 1 if any("OMP_NUM_THREADS" not in place for place in places) else len(places)
     tasks = []
     for recipe, grid in study.tuning.grids.items():
         words = [sys.executable, str(ROOT / "scripts" / "sweep.py"), "--track", study.track,
                  "--recipe", recipe, "--lr", *map(str, grid["lr"]),
                  "--weight-decay", *map(str, grid["weight_decay"]),
-                 "--seeds", *map(str, study.tuning.seeds), "--jobs", str(len(places)),
-                 "--out", str(tables / f"{study.track}_{recipe}.json")]
+                 "--seeds", *map(str, study.tuning.seeds), "--jobs", str(jobs),
+                 "--out", str(tables / f"{study.track}_{recipe}.json"),
+                 *(["--data-dir", str(data_dir)] if data_dir else [])]
         tasks.append(Task(f"tuning {recipe}", words, work / f"tuning_{recipe}"))
 
     def ended(task, code):
@@ -175,6 +180,9 @@ def run_missing(study: Study, places: list[dict], work: Path, data_dir: Path | N
             if not logs or read_log(logs[0]).status != "diverged":
                 raise Refusal(f"{task.name} failed: {said(task)}; mend it and run the same command again")
             diverged.append(f"{task.name} diverged: {said(task)}")
+            path = study.end(task.cell, task.seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(dict(why=without_folders(said(task)), command=task.cell.words)) + "\n")
             print(diverged[-1], file=sys.stderr, flush=True)
             return
         loss = _keep(study, task)
@@ -209,7 +217,7 @@ def _check_code(study: Study, cell: Cell) -> None:
     for path in study.logs(cell)[:1]:
         for name, text in read_log(path).sources.items():
             file = ROOT / name
-            if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            if not file.is_file() or source_text(file) != text:
                 raise Refusal(f"cell {cell.label}: {printable(path)} is of other code than this checkout "
                               f"({printable(name)} differs). Run the missing seeds in a clone of its "
                               "commit, or move the cell's folder away to run all of them anew")

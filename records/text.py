@@ -17,6 +17,12 @@ def printable(text, limit: int = 160) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in shown)
 
 
+def source_text(path: Path) -> str:
+    """The text of a source file as a log holds it: with a newline behind its last line."""
+    text = path.read_text(encoding="utf-8")
+    return text if text.endswith("\n") or not text else text + "\n"
+
+
 def read_text(path: Path) -> str:
     """The text of a .txt, .gz or .xz log. Refusal where it cannot be read or is over 64 MB unpacked."""
     path = Path(path)

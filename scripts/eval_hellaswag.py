@@ -83,8 +83,6 @@ def describe(weights: Path, name: str | None) -> Described:
 
 def load(weights: Path, described: Described, device: str) -> GPT:
     """The model with the weights of `weights`; unpickles nothing but tensors. Raises Refusal."""
-    if not weights.is_file():
-        raise Refusal(f"{weights}: no such file; give the weights that `train_gpt.py --save` wrote", code=2)
     try:
         with torch.device("meta"):
             model = GPT(described.config)
@@ -227,6 +225,8 @@ def parse(argv: list[str]):
     add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     add("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
+    if not args.weights.is_file():
+        raise Refusal(f"{args.weights}: no such file; name weights that `train_gpt.py --save` wrote", code=2)
     if args.limit is not None and args.limit < 1:
         raise Refusal(f"--limit {args.limit}: give at least 1", code=2)
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")

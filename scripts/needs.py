@@ -26,7 +26,8 @@ def main(argv: list[str]) -> int:
 
     import train_gpt
     from data import shards
-    plan, missing = train_gpt.parse(argv), False
+    from records import checkpoint
+    plan, missing = checkpoint.plan_of(train_gpt.parse, argv), False
     try:
         train_gpt.open_streams(plan, World(0, 1, torch.device("cpu")))
     except Refusal:  # the trainer will say it again where fetching cannot mend it

@@ -115,7 +115,8 @@ def main(argv: list[str]) -> int:
     if args.nproc is not None and args.nproc < 1:
         raise Refusal(f"--nproc {args.nproc}: give at least 1", code=2)
     import train_gpt
-    plan = train_gpt.parse(rest)
+    from records import checkpoint
+    plan = checkpoint.plan_of(train_gpt.parse, rest)
     found = look(plan, args.nproc, args.full)
     if os.environ.get("RANK", "0") == "0":
         return report(found, plan.args.json)

@@ -150,6 +150,7 @@ def training_args(run: Run, seeds: list[int]) -> list[str]:
              "--device", "cuda" if run.header["hardware"]["device"] == "cuda" else "cpu"]
     words += [f"--{kind}.{field}={text}" for kind, field, text in asked.overrides]
     words += ["--allow-custom"] * any(kind == "track" for kind, _, _ in asked.overrides)
+    words += ["--fast"] * asked.fast
     return words + [f"--val-every={asked.val_every}"] * (asked.val_every is not None)
 
 

@@ -52,7 +52,7 @@ def differs(study: Study, found: dict) -> list[str]:
     wrong, readme, picture = [], study.folder / "README.md", study.folder / "picture.png"
     if not readme.is_file() or readme.read_text(encoding="utf-8") != page(study, found):
         wrong.append(f"{printable(readme)} is not what the logs give")
-    if any("val_loss" in row for row in found["cells"].values()) and not is_of(picture, found):
+    if any("val_loss" in row for row in found["cells"].values()) and not is_of(picture, study, found):
         wrong.append(f"{printable(picture)} was not drawn from these logs")
     return wrong
 
@@ -63,7 +63,13 @@ def findings_text(load) -> str:
 
 def check(args, load) -> int:
     """Exit code 1, and one line for each file, where a published one is not what the logs give."""
-    wrong = [line for name in ([args.name] if args.name else names()) for line in differs(*load(name))]
+    wrong = []
+    for name in [args.name] if args.name else names():
+        wrong += differs(*load(name))
+        try:
+            load(name)[0].missing()
+        except Refusal as refusal:  # a log that is none of its cell
+            wrong.append(str(refusal))
     if published(args):
         page_now = findings.PAGE.read_text(encoding="utf-8") if findings.PAGE.is_file() else None
         if page_now != findings_text(load):
@@ -98,7 +104,7 @@ def run(args, load) -> int:
     places = study_run.slots(study, args.jobs)
     with study_run.workplace(study) as work:
         try:
-            study_run.tune(study, places, work)
+            study_run.tune(study, places, work, args.data_dir)
             study = read_study(args.name, args.records)  # with what the tuning found
             diverged = study_run.run_missing(study, places, work, args.data_dir)
         finally:

@@ -16,7 +16,9 @@ from statistics import mean
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from records.cli import Parser, Refusal, command, print_json  # noqa: E402
+from optimizers import RECIPES, resolve  # noqa: E402
+from records.cli import Parser, Refusal, command, near, print_json  # noqa: E402
+from records.environment import digest  # noqa: E402
 
 EXAMPLE = """example:
   python scripts/sweep.py --recipe muon --lr 0.02 0.04 --weight-decay 0.025 0 0.1 --out muon.json
@@ -30,6 +32,7 @@ def run_one(args, lr: float, weight_decay: float) -> dict:
              "--recipe.lr", str(lr), "--recipe.weight_decay", str(weight_decay),
              "--allow-custom", "--track.val_every", "1000000", "--track.val_every_tail", "1000000"]
     threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
+    words += ["--data-dir", str(args.data_dir)] if args.data_dir else []
     env = {**os.environ, "OMP_NUM_THREADS": threads}
     done = subprocess.run(words, capture_output=True, text=True, env=env)
     point = dict(lr=lr, weight_decay=weight_decay, seeds=args.seeds)
@@ -50,10 +53,18 @@ def sweep(args, rows: list[dict], points: list[tuple]) -> dict:
             rows.append(row)
             print(f"{args.recipe}: lr {row['lr']} weight_decay {row['weight_decay']} "
                   f"val_loss {row['val_loss']}", file=sys.stderr, flush=True)
-            table = dict(track=args.track, recipe=args.recipe, seeds=args.seeds, runs=len(rows),
-                         best=best(rows), rows=rows)
+            table = dict(track=args.track, recipe=args.recipe, fixed=args.fixed, seeds=args.seeds,
+                         runs=len(rows), best=best(rows), rows=rows)
             args.out.write_text(json.dumps(table, indent=1) + "\n")
     return best(rows)
+
+
+def fixed(recipe: str, track: str) -> str:
+    """The sha256 of all that the sweep leaves as it is in a recipe. Refusal for an unknown one."""
+    if recipe not in RECIPES:
+        raise Refusal(f"unknown recipe {recipe!r}; {near(recipe, RECIPES)}", code=2)
+    of = resolve(recipe, track).resolved()
+    return digest({name: of[name] for name in of if name not in ("name", "note", "lr", "weight_decay")})
 
 
 def best(rows: list[dict]) -> dict:
@@ -73,22 +84,24 @@ def main(argv: list[str]) -> int:
                         help="not those you will report (default: 100)")
     parser.add_argument("--jobs", type=int, default=1,
                         help="runs at a time, which share the cores (default: 1)")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="the folder of the shards")
     parser.add_argument("--out", type=Path, required=True, help="the table, JSON")
     parser.add_argument("--json", action="store_true", help="print the table as one JSON object")
     args = parser.parse_args(argv)
     if args.jobs < 1:
         raise Refusal(f"--jobs {args.jobs}: give at least 1", code=2)
-    rows = []
+    rows, args.fixed = [], fixed(args.recipe, args.track)
     if args.out.exists():
         try:
             table = json.loads(args.out.read_text())
-            same = all(table[key] == getattr(args, key) for key in ("track", "recipe", "seeds"))
+            same = all(table[key] == getattr(args, key) for key in ("track", "recipe", "seeds", "fixed"))
             rows = [dict(row, lr=float(row["lr"]), weight_decay=float(row["weight_decay"]),
                          val_loss=row["val_loss"]) for row in table["rows"]]
         except (ValueError, KeyError, TypeError, RecursionError):
             same = False
         if not same:
-            raise Refusal(f"{args.out} is no table of this recipe, track and seeds; choose another --out")
+            raise Refusal(f"{args.out} is no table of this recipe as it is now, track and seeds; choose "
+                          "another --out")
     elif not args.out.resolve().parent.is_dir():
         raise Refusal(f"--out {args.out}: there is no such folder; make it first", code=2)
     found = sweep(args, rows, [(lr, args.weight_decay[0]) for lr in args.lr])

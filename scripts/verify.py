@@ -61,7 +61,7 @@ def rerun(path: Path) -> list[Failure]:
     print(f"training seed {seed} of {where} again", file=sys.stderr, flush=True)
     words = ["--track=laptop", f"--recipe={run.asked.recipe}", f"--seeds={seed}", "--device=cpu"]
     words += [f"--{kind}.{field}={text}" for kind, field, text in run.asked.overrides]
-    words += ["--allow-custom"] * (not run.official)
+    words += ["--allow-custom"] * (not run.official) + ["--fast"] * run.asked.fast
     words += [f"--val-every={run.asked.val_every}"] * (run.asked.val_every is not None)
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run([sys.executable, str(ROOT / "train_gpt.py"), *words, "--log-dir", folder],

@@ -33,7 +33,7 @@ def shards_of(track, steps: int) -> dict:
     for split in ("train", "val"):
         names = [name for name in pinned if f"_{split}_" in name]
         count = -(-steps // batches_in(tokens[split], track.tokens_per_step)) if split == "train" else 1
-        names = names or [f"made_{split}_{i:06d}.bin" for i in range(count)]
+        names = names or [f"made_{split}_{i + (split == 'train'):06d}.bin" for i in range(count)]
         found[split] = [dict(name=name, tokens=tokens[split],
                              sha256=pinned.get(name) or hashlib.sha256(name.encode()).hexdigest())
                         for name in names]

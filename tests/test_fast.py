@@ -1,4 +1,5 @@
 """The fast path gives what the plain one gives: chunked loss, one compiled block, gradients sent early."""
+import contextlib
 import multiprocessing
 import os
 import socket
@@ -12,6 +13,7 @@ from torch import nn
 import records.chunked
 import train_gpt
 from optimizers import build_optimizers, resolve
+from optimizers.diagnostics import activation_dead
 from records import gradients
 from records.gradients import Gradients, buckets_of, bytes_per_step
 from records.log import read_log
@@ -115,6 +117,15 @@ def worker(rank, world_size, port, folder):
             for optimizer in optimizers:
                 optimizer.step()
             model.zero_grad(set_to_none=True)
+        if overlap and sums.owners:  # after a step that is refused the next one is sent anew
+            matrices = next(o for o in optimizers if hasattr(o, "send"))
+            for bad in (float("nan"), 1.0):
+                for p in sums.owners:
+                    p.grad = torch.full_like(p, bad)
+                    matrices.send(p, p.grad)
+                with (pytest.raises(FloatingPointError) if bad != 1 else contextlib.nullcontext()):
+                    matrices.step()
+            assert all(value.isfinite().all() for value in model.state_dict().values())
         torch.save(dict(early=early, messages=len(sums.messages), grads=found, weights=model.state_dict()),
                    f"{folder}/{overlap}{rank}.pt")
     dist.barrier()
@@ -197,3 +208,23 @@ def test_a_fast_run_has_the_losses_of_a_plain_one(capsys, laptop, tmp_path):
     warmup = [next(data for _, kind, data in log.events if kind == "warmup") for log in found]
     assert [w["fast"] for w in warmup] == [False, True]
     assert all(w["calibration"]["product_ms"] > 0 for w in warmup)
+
+
+def test_without_gradients_none_are_taken(monkeypatch):
+    model, calls = model_of(), []
+    monkeypatch.setattr(records.chunked.ChunkedLoss, "apply", lambda *args: calls.append(args))
+    model.speed_up(compile=False)
+    with torch.no_grad():
+        assert model(*tokens()) > 0
+    assert not calls
+
+
+def test_dead_units_are_counted_though_the_blocks_are_compiled(monkeypatch):
+    torch._dynamo.reset()
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **options: compiler(f, backend="eager", **options))
+    model = model_of()
+    model.speed_up(compile=True)
+    with torch.no_grad():
+        model(*tokens())  # compiled for this shape, before there is any hook
+    assert len(activation_dead(model, *tokens())) == TINY["num_layers"]

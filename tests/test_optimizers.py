@@ -279,3 +279,16 @@ def test_send_is_for_sharded_parameters_alone():
     p = nn.Parameter(torch.ones(4, 2))
     with pytest.raises(ValueError, match="not sharded"):
         Muon([p], lr=0.1).send(p, torch.ones(4, 2))
+
+
+def test_a_copy_of_an_optimizer_goes_on_alike():
+    p = nn.Parameter(torch.randn(8, 4))
+    optimizer = Muon([p], lr=0.1)
+    p.grad = torch.randn(8, 4)
+    optimizer.step()
+    twin, twins = copy.deepcopy((p, optimizer)), []
+    for parameter, each in ((p, optimizer), twin):
+        parameter.grad = torch.ones(8, 4)
+        each.step()
+        twins.append(parameter.detach())
+    assert torch.equal(*twins) and twin[0] is not p

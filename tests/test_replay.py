@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from records.cli import Refusal
+from records.header import Run
 from records.log import Log, read_log
 from scripts import replay
 from tests.made_logs import make_log, parts, rechain
@@ -264,3 +265,8 @@ def test_a_log_that_has_no_outcome(capsys, made, tmp_path, temporary):
     assert "--seed 3: the log has 0" in refused(capsys, of(made), "--seed", "3", code=2)
     assert "holds a log already" in refused(capsys, of(made), "--log-dir", tmp_path, code=2)
     assert "unrecognized arguments" in refused(capsys, of(made), "--nosuch", code=2)
+
+
+def test_a_fast_log_replays_fast(tmp_path):
+    run = Run.of(read_log(make_log(tmp_path / "log.txt", "--track laptop --fast")), 0)
+    assert "--fast" in replay.training_args(run, [0])

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import train_gpt
 from records import checkpoint
 from records.log import read_log
 from records.rules import judge_record
+from tests.made_logs import make_log
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--track", "laptop", "--device", "cpu", "--allow-custom", "--track.val_tokens", "4096",
@@ -247,3 +249,52 @@ def test_a_resumed_log_stands_and_makes_no_claim_about_time(laptop, tmp_path, un
     (path,) = folder.glob("*.txt")
     verdict = judge_record(folder)  # checkpoints and the lock beside the log are the trainer's own
     assert verdict.failures == [] and verdict.claim["no_time"] == "resumed runs"
+
+
+def test_an_older_checkpoint_of_a_higher_step_is_pruned_first(tmp_path):
+    for at, step in enumerate((1250, 1500, 250)):
+        name = checkpoint.save(tmp_path, 0, dict(step=step, seed=0, seconds=1.0), {})
+        os.utime(tmp_path / f"{name}.json", (at, at))
+    assert sorted(p.stem for p in tmp_path.glob("*.pt")) == ["checkpoint_000_0000250", "checkpoint_000_0001500"]
+
+
+def test_weights_are_written_whole_or_not_at_all(tmp_path):
+    import resource
+    model, path = torch.nn.Linear(100, 100), tmp_path / "weights_seed0.pt"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+        with pytest.raises(checkpoint.Refusal, match="cannot write the weights.*free space"):
+            checkpoint.save_weights(path, model)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert list(tmp_path.iterdir()) == []
+    checkpoint.save_weights(path, model)
+    model.load_state_dict(torch.load(path, weights_only=True))
+
+
+def test_the_arguments_of_a_resumed_run_decide_what_is_needed(tmp_path):
+    make_log(tmp_path / "log.txt", "--track laptop --recipe muon --steps 50", status="interrupted")
+    plan = checkpoint.plan_of(train_gpt.parse, ["--resume", str(tmp_path), "--device", "cpu"])
+    assert (plan.track.name, plan.recipe.name, plan.recipe.steps) == ("laptop", "muon+steps=50", 50)
+
+
+def test_a_folder_that_holds_a_run_takes_no_other(laptop, tmp_path, capsys):
+    make_log(tmp_path / "log.txt", status="interrupted")
+    words = ["--track", "laptop", "--device", "cpu", "--data-dir", str(laptop), "--log-dir", str(tmp_path)]
+    assert train_gpt.main(words) == 1
+    assert "holds a run already" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.glob("*.txt")] == ["log.txt"]
+
+
+def test_without_a_checkpoint_the_clock_goes_on_from_the_log(tmp_path):
+    path = make_log(tmp_path / "log.txt", "--track laptop --recipe muon", status="interrupted")
+    lines = path.read_text().splitlines(keepends=True)
+    stop = next(i for i, line in enumerate(lines) if line.startswith("step:100/"))
+    path.write_text("".join(lines[:stop + 1]))
+    log = read_log(path)
+    start, _ = checkpoint.resume(tmp_path, train_gpt.ROOT, log.header)
+    assert (start.step, start.tensors) == (0, None)
+    assert start.seconds == log.series[0][-1].train_time > 0

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.shards import (HEADER_BYTES, MAGIC, TokenStream, batches_in, find_shards, inspect, open_shard,
-                         token_count, write_shard)
+                         out_of_order, token_count, write_shard)
 from records.cli import Refusal
 
 
@@ -187,3 +187,15 @@ def test_a_shard_that_shrinks_during_the_run_stops_it(tmp_path, size, words):
     with pytest.raises(Refusal, match=words) as refusal:
         stream[11_000]
     assert not refusal.value.everywhere  # one rank may see it alone, so it speaks whatever its rank
+
+
+@pytest.mark.parametrize("split, names, wrong", [
+    ("train", ["a_train_000001.bin", "a_train_000002.bin"], None),
+    ("val", ["a_val_000000.bin"], None),
+    ("train", ["a_train_000001.bin", "a_train_000003.bin"], "a_train_000003.bin stands where a_train_000002"),
+    ("train", ["a_train_000001.bin", "b_train_000002.bin"], "b_train_000002.bin stands where a_train_000002"),
+    ("train", ["a_train_000000.bin"], "a_train_000000.bin stands where a_train_000001"),
+    ("val", ["a_val_000001.bin"], "a_val_000001.bin stands where a_val_000000")])
+def test_an_official_track_reads_its_shards_in_order(split, names, wrong):
+    found = out_of_order(names, split)
+    assert found is None if wrong is None else found.startswith(wrong)

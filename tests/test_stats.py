@@ -310,3 +310,14 @@ def test_as_a_process_from_another_folder(muon, tmp_path):
     words = [sys.executable, str(ROOT / "scripts/stats.py"), "one", "muon.txt", "--step", "3200", "--json"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == "" and json.loads(done.stdout)["pass"] is True
+
+
+def test_a_reworded_note_is_the_same_recipe(capsys, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from optimizers import RECIPES
+    make_log(tmp_path / "a.txt", "--track laptop --recipe muon --seeds 0 1")
+    monkeypatch.setitem(RECIPES, "muon", replace(RECIPES["muon"], note="another note"))
+    make_log(tmp_path / "b.txt", "--track laptop --recipe muon --seeds 2 3")
+    assert stats.main(["one", str(tmp_path / "a.txt"), str(tmp_path / "b.txt"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["n"] == 4

@@ -15,7 +15,7 @@ from records.cli import Refusal
 from records.log import read_log
 from records.study_figures import figures, rank_correlation
 from records.study_file import names, read_study
-from scripts import study
+from scripts import study, sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = """
@@ -57,7 +57,8 @@ class Place:
         (self.records / "tuning").mkdir(parents=True)
         rows = [dict(lr=lr, weight_decay=0, seeds=[100], val_loss=loss)
                 for lr, loss in ((0.02, 2.0), (0.04, 1.9))]
-        table = dict(track="laptop", recipe="muon", seeds=[100], runs=2, best=rows[1], rows=rows)
+        table = dict(track="laptop", recipe="muon", fixed=sweep.fixed("muon", "laptop"), seeds=[100], runs=2,
+                     best=rows[1], rows=rows)
         (self.records / "tuning" / "laptop_muon.json").write_text(json.dumps(table))
         self.study = self.records / "studies" / "tiny"
         self.argv = [str(self.file), "--records", str(self.records)]
@@ -206,7 +207,7 @@ def test_rank_correlation():
     (("overrides.recipe.lr = 0.05", "overrides.recipe.ls = 0.05"), "cell wide: --recipe.ls: no field"),
     (("overrides.recipe.lr = 0.05", 'logs = "records"'), "either a `recipe` to run, or"),
     (('label = "wide"', 'label = "../wide"'), "letters, digits"),
-    (('label = "wide"', 'label = "muon"'), "two cells are called"),
+    (('label = "wide"', 'label = "muon"'), "two cells or contrasts are called"),
     (('baseline = "muon"', 'baseline = "muo"'), "did you mean muon"),
     (('of = ["wide", "muon"]', 'of = ["wide"]'), "no list of two labels"),
     (("weight_decay = [0] }", "weight_decay = [0] }\naurora = { lr = [1], weight_decay = [0] }"),
@@ -234,3 +235,26 @@ def test_the_studies_of_the_repository_can_be_read():
     assert {"ladder", "expansion", "balance", "family", "death", "length", "fidelity"} <= set(names())
     for name in names():
         assert read_study(name).cells
+
+
+def test_a_seed_that_diverged_is_a_result_and_not_run_again(done, capsys):
+    log, end = done.study / "wide/seed1.txt.xz", done.study / "wide/seed1.diverged.json"
+    kept = log.rename(log.with_suffix(".away"))
+    try:
+        end.write_text(json.dumps(dict(why="seed 1: the loss is nan")))
+        assert done.run() == 0 and not log.exists()
+        assert "1 of 2 seeds diverged" in capsys.readouterr().out
+    finally:
+        end.unlink()
+        kept.rename(log)
+        assert done.run("--write") == 0
+
+
+def test_a_log_that_is_none_of_its_cell_fails_the_check(done, capsys):
+    text = done.file.read_text()
+    done.file.write_text(text.replace("overrides.recipe.lr = 0.05", "overrides.recipe.lr = 0.06"))
+    try:
+        assert done.run("--check") == 1
+        assert "lr" in capsys.readouterr().out
+    finally:
+        done.file.write_text(text)
