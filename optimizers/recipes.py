@@ -161,7 +161,7 @@ RECIPES = {recipe.name: recipe for recipe in (
         matrices=AdamW(beta1=0.9, beta2=0.95, eps=1e-10), balance=Balance(), aux=AUX,
         on={"sprint": _SPRINT,
             # the other recipes' auxiliary rates, so that there only the hidden matrices' optimizer differs
-            "laptop": {**_LAPTOP, "aux": AUX_36, "warmup_steps": 13, "lr": 0.001, "weight_decay": 0.1}},
+            "laptop": {**_LAPTOP, "aux": AUX_36, "warmup_steps": 13, "lr": 0.002, "weight_decay": 0.1}},
     ),
     _like_36(
         "muon", "modded-nanogpt track 3, row 36 (3,250 steps there, n=10); not yet run here on 8 GPUs",
@@ -176,12 +176,12 @@ RECIPES = {recipe.name: recipe for recipe in (
         "normuon", "aurora's constants with NorMuon's second moment per row behind a plain polar in place of "
         "its map (beta2 of track 3, row 10); not yet run on 8 GPUs",
         matrices=(Nesterov(), Polar("quintic12"), RowVariance(0.95), AspectScale(), Decay()),
-        laptop=dict(lr=0.02, weight_decay=0.025)),
+        laptop=dict(lr=0.028, weight_decay=0.05)),
     _like_36(
         "unormuon", "aurora's constants with rows scaled behind a plain polar in place of its map "
         "(normuon.py: the form of the Aurora authors' blog, without moving average); not yet run on 8 GPUs",
         matrices=(Nesterov(), Polar("quintic12"), RowNorm(), AspectScale(), Decay()),
-        balance=Balance(up="rows"), laptop=dict(lr=0.02, weight_decay=0.025)),
+        balance=Balance(up="rows"), laptop=dict(lr=0.028, weight_decay=0.05)),
     _like_36(
         "muoneq", "aurora's constants with every matrix's rows evened out before a plain polar in place of "
         "its map (MuonEq's row form, arXiv 2603.28254); not tuned; not yet run on 8 GPUs",
