@@ -33,6 +33,7 @@ FORMAT = 1
 NO_END = "no `end` event"
 MAX_PROBLEMS, MAX_EVENTS = 20, 200_000  # a text that has more is not read further
 MAX_LINES = 10**7                        # of a source
+KNOWN_SOURCES: dict[str, str] = {}       # sha256 -> text, of the logs that this process has read
 EVENT = re.compile(r"@ ([a-z_]+) (\{.*\}) #([0-9a-f]{16})")
 WHOLE = r"(0|[1-9][0-9]{0,17})"
 STEP = re.compile(rf"step:{WHOLE}/{WHOLE} val_loss:([0-9]{{1,9}}\.[0-9]{{5}}|nan|inf) "
@@ -293,8 +294,18 @@ class _Reader:
         elif kind == "resume":
             log.status = "incomplete"
         elif kind == "source":
-            path, count = str(data.get("path")), data.get("lines")
-            log.sources[path] = self._lines(count if type(count) is int else 0)
-            if hashlib.sha256(log.sources[path].encode()).hexdigest() != data.get("sha256"):
-                what = f"the source of {printable(path)} does not have the sha256 it states"
-                self.problem(number, what)
+            self._take_source(number, data)
+
+    def _take_source(self, number: int, data: dict) -> None:
+        path, count, stated = str(data.get("path")), data.get("lines"), str(data.get("sha256"))
+        known = KNOWN_SOURCES.get(stated, "")
+        if known and count == known.count("\n") and self.text.startswith(known, self.at):
+            # as in a log before it: hundreds of logs hold the same sources
+            self.log.sources[path] = known
+            self.at, self.number = self.at + len(known), self.number + count
+            return
+        text = self.log.sources[path] = self._lines(count if type(count) is int else 0)
+        if hashlib.sha256(text.encode()).hexdigest() != stated:
+            self.problem(number, f"the source of {printable(path)} does not have the sha256 it states")
+        elif len(text) < 2**20 and len(KNOWN_SOURCES) < 1000:
+            KNOWN_SOURCES[stated] = text

@@ -15,6 +15,7 @@ from optimizers import RECIPES, resolve
 from .cli import Refusal, near
 from .header import asked, misfits
 from .log import Log, read_log
+from .rules import LOGS
 from .text import printable
 
 ROOT = train_gpt.ROOT
@@ -149,7 +150,7 @@ class Study:
     def logs(self, cell: Cell) -> list[Path]:
         """Of the study's seeds that are done."""
         if cell.logs is not None:
-            return sorted(path for path in cell.logs.glob("*.xz"))
+            return sorted(path for path in cell.logs.glob("*") if path.suffix in LOGS)
         return [path for seed in self.seeds if (path := self.path(cell, seed)).exists()]
 
     def missing(self) -> list[tuple[Cell, int]]:
