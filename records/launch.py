@@ -10,7 +10,6 @@ from .cli import Refusal
 from .text import printable
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-CLOSING = {signal.SIGHUP: signal.SIGTERM}  # the signal by which a run closes its log, where another came
 # Left over from another launcher these would make a single process wait for peers that do not exist.
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -36,7 +35,7 @@ def run(words: list[str], folder: Path, on_line) -> tuple[int, str]:
     def forward(number, _frame):
         received.append(number)
         if process is not None:
-            process.send_signal(CLOSING.get(number, number))
+            process.send_signal(number)
 
     # What is ignored (SIGHUP under nohup) stays ignored.
     before = {number: signal.signal(number, forward) for number in SIGNALS
@@ -47,7 +46,7 @@ def run(words: list[str], folder: Path, on_line) -> tuple[int, str]:
                                    encoding="utf-8", errors="replace", stdout=subprocess.PIPE,
                                    stderr=subprocess.STDOUT, start_new_session=True)
         for number in received[:1]:
-            process.send_signal(CLOSING.get(number, number))
+            process.send_signal(number)
         for line in iter(lambda: process.stdout.readline(10_000), ""):
             if line.startswith("train_gpt.py: "):
                 ours = ours or line.removeprefix("train_gpt.py: ")

@@ -198,13 +198,18 @@ class Clock:
 
 
 class StopSignal:
-    """Turns the first SIGINT or SIGTERM into a request the ranks agree on at a step; a second one kills."""
+    """Turns the first SIGINT, SIGTERM or SIGHUP (unless it is ignored, as under nohup) into a request the
+    ranks agree on at a step; a second one kills."""
 
     def __init__(self):
         self.number = 0
 
     def __enter__(self):
-        self.before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        hangup = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has none
+        heard = {signal.SIGINT, signal.SIGTERM, hangup}
+        if signal.getsignal(hangup) is signal.SIG_IGN:
+            heard -= {hangup}
+        self.before = {s: signal.signal(s, self._note) for s in heard}
         return self
 
     def _note(self, number, _frame):

@@ -16,6 +16,7 @@ import train_gpt
 from records import checkpoint
 from records.log import read_log
 from records.rules import judge_record
+from records.world import StopSignal
 from tests.made_logs import make_log
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -298,3 +299,14 @@ def test_without_a_checkpoint_the_clock_goes_on_from_the_log(tmp_path):
     start, _ = checkpoint.resume(tmp_path, train_gpt.ROOT, log.header)
     assert (start.step, start.tensors) == (0, None)
     assert start.seconds == log.series[0][-1].train_time > 0
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_lost_terminal_stops_a_run_unless_nohup_says_not(ignored):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        with StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.number == (0 if ignored else signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
