@@ -65,11 +65,8 @@ def _by_recipe(paths: list[Path]) -> list[list[Log]]:
     buckets: dict[str, list[Log]] = {}
     for path in groups.log_files(paths):
         log = read_log(path)
-        recipe = log.header.get("recipe")
-        if isinstance(recipe, dict):
-            recipe = {name: value for name, value in recipe.items() if name != "note"}  # decides nothing
         try:
-            key = json.dumps(recipe, sort_keys=True)
+            key = json.dumps(groups.without_note(log.header.get("recipe")), sort_keys=True)
         except RecursionError:
             raise Refusal(f"{printable(path)}: its recipe is nested too deeply to be one") from None
         buckets.setdefault(key, []).append(log)

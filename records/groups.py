@@ -95,13 +95,17 @@ def read_group(paths: list[Path]) -> Group:
                           "so finish the run")
         of = [value if isinstance(value := log.header.get(name), dict) else None
               for name in ("track", "recipe", "data")]
-        of[1] = of[1] and {name: value for name, value in of[1].items() if name != "note"}  # decides nothing
         group = group or Group(*of)
-        if of != [group.track, group.recipe, group.data]:
+        if [without_note(part) for part in of] != [group.track, without_note(group.recipe), group.data]:
             raise Refusal(f"{where} is of another track, recipe or data than the logs before it; test one "
                           "recipe at a time")
         _enter(group, log, where)
     return group
+
+
+def without_note(recipe):
+    """A resolved recipe without its note, which decides nothing; anything else as it is."""
+    return {k: v for k, v in recipe.items() if k != "note"} if isinstance(recipe, dict) else recipe
 
 
 def log_files(paths: list[Path]) -> list[Path]:

@@ -341,7 +341,8 @@ def test_a_sweep_does_not_repeat_what_its_table_holds(capsys, tmp_path):
     rows = [dict(lr=lr, weight_decay=wd, seeds=[100], val_loss=loss) for lr, wd, loss in
             ((0.1, 0.0, 2.0), (0.2, 0.0, 1.5), (0.4, 0.0, None), (0.2, 0.1, 1.4))]
     table = tmp_path / "t.json"
-    table.write_text(json.dumps(dict(track="laptop", recipe="muon", seeds=[100], rows=rows)))
+    about = dict(track="laptop", recipe="muon", fixed=sweep.fixed("muon", "laptop"), seeds=[100])
+    table.write_text(json.dumps(dict(about, rows=rows)))
     words = ["--recipe", "muon", "--lr", "0.1", "0.2", "0.4", "--weight-decay", "0", "0.1"]
     words += ["--out", str(table)]
     assert sweep.main(words) == 0
@@ -349,6 +350,8 @@ def test_a_sweep_does_not_repeat_what_its_table_holds(capsys, tmp_path):
     assert sweep.main([*words, "--seeds", "7"]) == 1
     assert "another --out" in capsys.readouterr().err
     assert sweep.main([*words, "--jobs", "0"]) == 2
+    table.write_text(json.dumps(dict(about, fixed="of muon with another momentum", rows=rows)))
+    assert sweep.main(words) == 1
     table.write_text("{}")
     assert sweep.main(words) == 1
 
