@@ -89,7 +89,7 @@ def _bars(ax, found: list, marker: str, colour: str) -> None:
     """Means with their intervals, a line each. What lies so far above the rest that they could not be told
     apart beside it stands as a number at the edge."""
     means = [row["mean"] for row in found if row]
-    most = min(means) + 4 * (median(means) - min(means))
+    most = min(means) + 8 * (median(means) - min(means))
     inside = [row for row in found if row and row["mean"] <= most] or [row for row in found if row]
     for i, row in enumerate(found):
         if row in inside:
@@ -99,6 +99,7 @@ def _bars(ax, found: list, marker: str, colour: str) -> None:
                         ha="right", va="center", color=colour)
     ends = [row[end] if row[end] is not None else row["mean"] for row in inside for end in ("low", "high")]
     ax.set_xlim(*frame(ends, 0.12))
+    ax.locator_params(axis="x", nbins=5)  # more labels than that meet each other
 
 
 def _growth(plt, study: Study, found: dict):
