@@ -115,7 +115,7 @@ def inspect(paths: list[Path], vocab_size: int, pinned: dict | None = None, fix:
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if pinned and pinned.get(Path(path).name) != digest:
-            raise Refusal(f"{path} is not the shard of this name that the track pins; delete it and {fix}")
+            raise Refusal(f"{path} is not the shard that the track pins by this name; delete it and {fix}")
         return dict(name=Path(path).name, tokens=int(tokens.size), sha256=digest)
 
     with ThreadPoolExecutor(max_workers=8) as pool:

@@ -14,6 +14,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
+def heard() -> list:
+    """SIGNALS without a SIGHUP that is ignored, as under nohup. (A shell ignores SIGINT in what it starts in
+    the background, but whoever sends one means it.)"""
+    return [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
+
+
 def command_words(script: Path, args: list, processes: int = 1) -> list[str]:
     """`python SCRIPT ARGS`, or torchrun where there is more than one process."""
     # -P: torchrun itself imports nothing from the folder it starts in
@@ -37,9 +43,7 @@ def run(words: list[str], folder: Path, on_line) -> tuple[int, str]:
         if process is not None:
             process.send_signal(number)
 
-    # What is ignored (SIGHUP under nohup) stays ignored.
-    before = {number: signal.signal(number, forward) for number in SIGNALS
-              if signal.getsignal(number) is not signal.SIG_IGN}
+    before = {number: signal.signal(number, forward) for number in heard()}
     try:
         # A session of its own: Ctrl-C reaches it once, through `forward`; twice would kill it mid-line.
         process = subprocess.Popen(words, cwd=folder, env=env, stdin=subprocess.DEVNULL, text=True,

@@ -75,19 +75,18 @@ def _leftovers(plan) -> list[Finding]:
 
 
 def _order(plan, used: dict) -> list[Finding]:
-    """The shards read must be one data set without a gap: the stream goes by name, and skips in silence."""
-    found, level = [], "stop" if plan.track.official else "warn"
-    cost = "the run would train on other data than the track's, in another order"
-    for split, first in (("train", 1), ("val", 0)):
+    """Whether the shards read are one data set without a gap: of an official track they must be, or
+    open_streams refuses them; elsewhere the stream goes by name, and skips in silence."""
+    found, cost = [], "the run would train on other data than the track's, in another order"
+    for split in ("train", "val"):
         matches = [re.fullmatch(rf"(.+)_{split}_(\d+)\.bin", path.name) for path in used[split]]
         names, numbers = sorted({m[1] for m in matches}), [int(m[2]) for m in matches]
         if len(names) > 1:
-            found.append(Finding(level, "shards", f"the {split} shards read are of several data sets: "
+            found.append(Finding("warn", "shards", f"the {split} shards read are of several data sets: "
                                  f"{', '.join(names)}", cost, "move all but one to another folder"))
             continue
-        start = first if plan.track.official else numbers[0]
-        if missing := sorted(set(range(start, start + len(numbers))) - set(numbers)):
-            found.append(Finding(level, "shards", f"{names[0]}_{split} has no number {missing[0]}, though "
+        if missing := sorted(set(range(numbers[0], numbers[0] + len(numbers))) - set(numbers)):
+            found.append(Finding("warn", "shards", f"{names[0]}_{split} has no number {missing[0]}, though "
                                  f"{numbers[-1]} would be read", cost, f"run {fetch_command(plan)}"))
     return found
 

@@ -20,9 +20,9 @@ def figures(study: Study) -> dict:
     """name, question, track, seeds, target, no_time, code_versions (how many there are in the logs), cost,
     `cells`: label -> figures, `contrasts`: label -> difference, and `ranks` where the picture is of ranks.
 
-    A cell without every seed of the study has only `done`, the number of its seeds, and `diverged`, where some
-    did: a mean over those that happen to be there is none of the study's. Refusal for logs that are not whole
-    or of other data.
+    A cell without every seed of the study has only `done`, the number of its seeds, and `diverged`, where
+    some did: a mean over those that happen to be there is none of the study's. Refusal for logs that are not
+    whole or of other data.
     """
     logs = {cell.label: [read_log(path) for path in study.logs(cell)] for cell in study.cells}
     series = _series(study)

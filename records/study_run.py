@@ -57,7 +57,7 @@ def _signals():
     """The signals received meanwhile; they end nothing by themselves."""
     received: list[int] = []
     before = {number: signal.signal(number, lambda got, _frame: received.append(got))
-              for number in launch.SIGNALS if signal.getsignal(number) is not signal.SIG_IGN}
+              for number in launch.heard()}
     try:
         yield received
     finally:

@@ -61,6 +61,7 @@ def describe(weights: Path, name: str | None) -> Described:
         if name not in tracks:
             raise Refusal(f"unknown track {name!r}; {near(name, tracks)}", code=2)
         return Described(name, tracks[name].model, tracks[name].context)
+    check_there(weights)
     logs = sorted(weights.parent.glob("*.txt"))
     if len(logs) != 1:
         raise Refusal(f"{weights}: {len(logs)} logs (*.txt) stand beside it, not one, so its model is not "
@@ -81,8 +82,14 @@ def describe(weights: Path, name: str | None) -> Described:
     return described
 
 
+def check_there(weights: Path) -> None:
+    if not weights.is_file():
+        raise Refusal(f"{weights}: no such file; give the weights that `train_gpt.py --save` wrote", code=2)
+
+
 def load(weights: Path, described: Described, device: str) -> GPT:
     """The model with the weights of `weights`; unpickles nothing but tensors. Raises Refusal."""
+    check_there(weights)
     try:
         with torch.device("meta"):
             model = GPT(described.config)
@@ -225,8 +232,6 @@ def parse(argv: list[str]):
     add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     add("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
-    if not args.weights.is_file():
-        raise Refusal(f"{args.weights}: no such file; name weights that `train_gpt.py --save` wrote", code=2)
     if args.limit is not None and args.limit < 1:
         raise Refusal(f"--limit {args.limit}: give at least 1", code=2)
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")

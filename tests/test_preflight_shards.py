@@ -55,7 +55,7 @@ def test_official_tracks_need_every_step_and_every_number(laptop, tmp_path):
     assert "5000 steps" in only(shards(long), "stop").what
     (copy / "laptop_train_000001.bin").rename(copy / "laptop_train_000002.bin")
     stop = only(shards(train_gpt.parse(official)), "stop")
-    assert "laptop_train has no number 1" in stop.what and "sample.py --out" in stop.fix
+    assert "stands where laptop_train_000001.bin is read" in stop.what and "sample.py" in stop.fix
 
 
 def test_a_gap_and_a_second_data_set_in_the_folder(folder):
