@@ -7,6 +7,7 @@ import difflib
 import functools
 import json
 import os
+import signal
 import sys
 
 
@@ -35,6 +36,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         raise Refusal(f"{message} (see `{self.prog} --help`)", code=2)
+
+
+def stop_signals() -> list:
+    """The signals that ask a run to stop; without a SIGHUP that is ignored, as under nohup. (A shell ignores
+    SIGINT in what it starts in the background, but whoever sends one means it.)"""
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    heard = hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *[hangup] * heard]
 
 
 def near(name: str, known) -> str:

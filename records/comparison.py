@@ -9,7 +9,7 @@ from . import evidence, groups
 from .cli import Refusal
 from .groups import Group, read_group
 from .header import misfits
-from .log import Log, read_log
+from .log import Log, read_log, without_note
 from .rules import machine
 from .svg import MOST_LINES
 from .text import printable
@@ -66,7 +66,7 @@ def _by_recipe(paths: list[Path]) -> list[list[Log]]:
     for path in groups.log_files(paths):
         log = read_log(path)
         try:
-            key = json.dumps(groups.without_note(log.header.get("recipe")), sort_keys=True)
+            key = json.dumps(without_note(log.header.get("recipe")), sort_keys=True)
         except RecursionError:
             raise Refusal(f"{printable(path)}: its recipe is nested too deeply to be one") from None
         buckets.setdefault(key, []).append(log)

@@ -12,7 +12,7 @@ import numpy
 import torch
 from torch.nn.attention import SDPBackend
 
-from .log import LogWriter, now
+from .log import LogWriter, now, without_note
 from .text import source_text
 from .world import World
 
@@ -128,7 +128,7 @@ def without_folders(text: str) -> str:
 def sums(sources: dict, track: dict, recipe: dict, data: dict) -> dict:
     """The sha256 of what decides a run; a recipe's note does not."""
     return dict(code=digest(sources), track=digest(track), data=digest(data),
-                recipe=digest({k: v for k, v in recipe.items() if k != "note"}))
+                recipe=digest(without_note(recipe)))
 
 
 def write_header(log: LogWriter, root: Path, world: World, argv: list, track: dict, recipe: dict,

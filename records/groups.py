@@ -5,7 +5,7 @@ from pathlib import Path
 
 from . import evidence
 from .cli import Refusal
-from .log import Log, read_log
+from .log import Log, read_log, without_note
 from .text import printable
 
 SUFFIXES = (".txt", ".gz", ".xz")
@@ -101,11 +101,6 @@ def read_group(paths: list[Path]) -> Group:
                           "recipe at a time")
         _enter(group, log, where)
     return group
-
-
-def without_note(recipe):
-    """A resolved recipe without its note, which decides nothing; anything else as it is."""
-    return {k: v for k, v in recipe.items() if k != "note"} if isinstance(recipe, dict) else recipe
 
 
 def log_files(paths: list[Path]) -> list[Path]:

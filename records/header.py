@@ -140,6 +140,16 @@ class Run:
         data = next((data for _, data in self.of_kind("fork") if not fork_misfits(data)), None)
         return (data["step"], data["seconds"]) if data else (0, 0.0)
 
+    @property
+    def options(self) -> list[str]:
+        """What the command asks of train_gpt.py, beside track, recipe and seeds, that may change a loss; each
+        as one word: no shell, nothing that is not known."""
+        asked = self.asked
+        words = [f"--{kind}.{field}={text}" for kind, field, text in asked.overrides]
+        words += ["--allow-custom"] * any(kind == "track" for kind, _, _ in asked.overrides)
+        words += ["--fast"] * asked.fast
+        return words + [f"--val-every={asked.val_every}"] * (asked.val_every is not None)
+
     def of_kind(self, kind: str) -> list[tuple[int, dict]]:
         return [(line, data) for line, k, data in self.log.events if k == kind]
 

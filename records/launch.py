@@ -6,18 +6,11 @@ import sys
 from collections import deque
 from pathlib import Path
 
-from .cli import Refusal
+from .cli import Refusal, stop_signals
 from .text import printable
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Left over from another launcher these would make a single process wait for peers that do not exist.
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-
-
-def heard() -> list:
-    """SIGNALS without a SIGHUP that is ignored, as under nohup. (A shell ignores SIGINT in what it starts in
-    the background, but whoever sends one means it.)"""
-    return [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
 
 
 def command_words(script: Path, args: list, processes: int = 1) -> list[str]:
@@ -43,7 +36,7 @@ def run(words: list[str], folder: Path, on_line) -> tuple[int, str]:
         if process is not None:
             process.send_signal(number)
 
-    before = {number: signal.signal(number, forward) for number in heard()}
+    before = {number: signal.signal(number, forward) for number in stop_signals()}
     try:
         # A session of its own: Ctrl-C reaches it once, through `forward`; twice would kill it mid-line.
         process = subprocess.Popen(words, cwd=folder, env=env, stdin=subprocess.DEVNULL, text=True,

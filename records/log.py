@@ -46,6 +46,11 @@ def link(before: str, line: str) -> str:
     return hashlib.sha256((before + line).encode()).hexdigest()[:16]
 
 
+def without_note(recipe):
+    """A resolved recipe without its note, which decides nothing; what is no recipe as it is."""
+    return {k: v for k, v in recipe.items() if k != "note"} if isinstance(recipe, dict) else recipe
+
+
 def now() -> str:
     """UTC, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

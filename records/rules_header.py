@@ -17,7 +17,7 @@ from train_gpt import ROOT, TRACKS
 from .cli import Refusal
 from .environment import digest
 from .header import Run
-from .log import FORMAT
+from .log import FORMAT, without_note
 from .overrides import override
 from .text import printable, source_text
 
@@ -55,7 +55,7 @@ def sources(run: Run):
 
 def hashes(run: Run):
     """The header's sha256 of code, track, recipe and data are those of what the log holds."""
-    recipe = {key: value for key, value in run.header["recipe"].items() if key != "note"}
+    recipe = without_note(run.header["recipe"])
     held = dict(code=run.log.sources, track=run.header["track"], recipe=recipe, data=run.header["data"])
     for name, value in held.items():
         if digest(value) != run.header["sha256"][name]:

@@ -115,7 +115,7 @@ def _plain(value):
 def resolved(recipe: str, track: str) -> dict:
     """The fields of a named recipe on a track; Refusal for an unknown one."""
     if recipe not in RECIPES:
-        raise Refusal(f"unknown recipe {printable(recipe)!r}; {near(recipe, RECIPES)}")
+        raise Refusal(f"unknown recipe {printable(recipe)!r}; {near(recipe, RECIPES)}", code=2)
     return resolve(recipe, track).resolved()
 
 
@@ -163,7 +163,7 @@ class Study:
                 if cell.logs is not None:
                     continue
                 if not path.exists():
-                    left += [(cell, seed)] if seed not in self.diverged(cell) else []
+                    left += [(cell, seed)] * (not self.end(cell, seed).exists())
                 elif why := cell.misfit(read_log(path)):
                     raise Refusal(f"{printable(path)} is not of cell {cell.label}: {why}; move it away to "
                                   "run the seed again, or mend the study file")

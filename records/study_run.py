@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from . import launch
-from .cli import Refusal
+from .cli import Refusal, stop_signals
 from .environment import without_folders
 from .log import lock_folder, read_log
 from .study import ROOT, Cell, Study
@@ -57,7 +57,7 @@ def _signals():
     """The signals received meanwhile; they end nothing by themselves."""
     received: list[int] = []
     before = {number: signal.signal(number, lambda got, _frame: received.append(got))
-              for number in launch.heard()}
+              for number in stop_signals()}
     try:
         yield received
     finally:
@@ -131,7 +131,7 @@ def tune(study: Study, places: list[dict], work: Path, data_dir: Path | None) ->
         return
     tables = study.folder.parents[1] / "tuning"
     tables.mkdir(parents=True, exist_ok=True)
-    jobs = 1 if any("OMP_NUM_THREADS" not in place for place in places) else len(places)
+    jobs = len(places) if "OMP_NUM_THREADS" in places[0] else 1
     tasks = []
     for recipe, grid in study.tuning.grids.items():
         words = [sys.executable, str(ROOT / "scripts" / "sweep.py"), "--track", study.track,

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .cli import Refusal
+from .cli import Refusal, stop_signals
 
 TIMEOUT = 600  # seconds that a collective waits for a rank; rank 0 may hash 20 GB of shards in them
 LATE = re.compile(r"(?i)timed out waiting|wait timeout|timeout after")
@@ -205,11 +205,7 @@ class StopSignal:
         self.number = 0
 
     def __enter__(self):
-        hangup = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has none
-        heard = {signal.SIGINT, signal.SIGTERM, hangup}
-        if signal.getsignal(hangup) is signal.SIG_IGN:
-            heard -= {hangup}
-        self.before = {s: signal.signal(s, self._note) for s in heard}
+        self.before = {s: signal.signal(s, self._note) for s in stop_signals()}
         return self
 
     def _note(self, number, _frame):

@@ -143,15 +143,10 @@ def processes(run: Run) -> int:
 
 
 def training_args(run: Run, seeds: list[int]) -> list[str]:
-    """What the log's command asks train_gpt.py for, each as one word: no shell, nothing that is not known.
-    Left out is what changes no loss: folders, --save, --wandb, --json."""
-    asked = run.asked
-    words = ["--track", run.track.name, "--recipe", asked.recipe, "--seeds", *map(str, seeds),
-             "--device", "cuda" if run.header["hardware"]["device"] == "cuda" else "cpu"]
-    words += [f"--{kind}.{field}={text}" for kind, field, text in asked.overrides]
-    words += ["--allow-custom"] * any(kind == "track" for kind, _, _ in asked.overrides)
-    words += ["--fast"] * asked.fast
-    return words + [f"--val-every={asked.val_every}"] * (asked.val_every is not None)
+    """What the log's command asks train_gpt.py for. Left out is what changes no loss: folders, --save,
+    --wandb, --json."""
+    return ["--track", run.track.name, "--recipe", run.asked.recipe, "--seeds", *map(str, seeds),
+            "--device", "cuda" if run.header["hardware"]["device"] == "cuda" else "cpu", *run.options]
 
 
 def show(run: Run, sources: dict[str, str], folder: Path, words: list[str], file) -> None:

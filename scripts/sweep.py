@@ -16,9 +16,9 @@ from statistics import mean
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from optimizers import RECIPES, resolve  # noqa: E402
-from records.cli import Parser, Refusal, command, near, print_json  # noqa: E402
+from records.cli import Parser, Refusal, command, print_json  # noqa: E402
 from records.environment import digest  # noqa: E402
+from records.study import resolved  # noqa: E402
 
 EXAMPLE = """example:
   python scripts/sweep.py --recipe muon --lr 0.02 0.04 --weight-decay 0.025 0 0.1 --out muon.json
@@ -61,9 +61,7 @@ def sweep(args, rows: list[dict], points: list[tuple]) -> dict:
 
 def fixed(recipe: str, track: str) -> str:
     """The sha256 of all that the sweep leaves as it is in a recipe. Refusal for an unknown one."""
-    if recipe not in RECIPES:
-        raise Refusal(f"unknown recipe {recipe!r}; {near(recipe, RECIPES)}", code=2)
-    of = resolve(recipe, track).resolved()
+    of = resolved(recipe, track)
     return digest({name: of[name] for name in of if name not in ("name", "note", "lr", "weight_decay")})
 
 

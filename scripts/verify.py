@@ -59,10 +59,8 @@ def rerun(path: Path) -> list[Failure]:
                           f"other code; run `python scripts/replay.py {where}`")
     seed = log.header["seeds"][0]
     print(f"training seed {seed} of {where} again", file=sys.stderr, flush=True)
-    words = ["--track=laptop", f"--recipe={run.asked.recipe}", f"--seeds={seed}", "--device=cpu"]
-    words += [f"--{kind}.{field}={text}" for kind, field, text in run.asked.overrides]
-    words += ["--allow-custom"] * (not run.official) + ["--fast"] * run.asked.fast
-    words += [f"--val-every={run.asked.val_every}"] * (run.asked.val_every is not None)
+    words = ["--track=laptop", f"--recipe={run.asked.recipe}", f"--seeds={seed}", "--device=cpu",
+             *run.options]
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run([sys.executable, str(ROOT / "train_gpt.py"), *words, "--log-dir", folder],
                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
