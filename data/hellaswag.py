@@ -98,7 +98,7 @@ def read_items(path: Path, rows=None) -> list[Item]:
     if rows is None:
         raise Refusal(f"{path}: unknown kind of file; known: {', '.join(ROWS)}", code=2)
     if not path.is_file():
-        raise Refusal(f"{path}: no such file", code=2)
+        raise Refusal(f"{path}: no such file; name one that is there", code=2)
     items = [item_of(row, where) for where, row in rows(path)]
     if not items:
         raise Refusal(f"{path}: holds no item; {FIX}")

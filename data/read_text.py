@@ -146,7 +146,7 @@ def find_sources(inputs: list[str]):
             known = ", ".join([*READERS, HUB_PREFIX + "OWNER/NAME"])
             raise Refusal(f"{name}: unknown kind of file; known: {known}", code=2)
         elif not os.path.isfile(name):
-            raise Refusal(f"{name}: no such file", code=2)
+            raise Refusal(f"{name}: no such file; name one that is there", code=2)
         else:
             sources.append((name, lambda name=name: Path(name)))
     return sources

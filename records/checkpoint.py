@@ -114,7 +114,7 @@ def save(folder: Path, number: int, about: dict, tensors: dict) -> str:
     about = dict(about, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
     _write(path, data)
     _write(path.with_suffix(".json"), json.dumps(dict(about, check=digest(about))).encode())
-    others = [old for old in _names(folder) if old.stem != path.stem]
+    others = [old for old in names(folder) if old.stem != path.stem]
     for old in sorted(others, key=lambda old: old.stat().st_mtime_ns, reverse=True)[KEEP - 1:]:
         old.unlink(missing_ok=True)  # the JSON first: without it the other is no checkpoint
         old.with_suffix(".pt").unlink(missing_ok=True)
@@ -132,10 +132,10 @@ def keep(run, seed: int, step: int, seconds: float, optimizers: list, wrappers: 
     run.world.barrier()
 
 
-def _names(folder: Path) -> list[Path]:
+def names(folder: Path) -> list[Path]:
     """The JSONs of the folder's checkpoints, the newest first."""
-    names = [path for path in folder.glob("checkpoint_*.json") if NAME.fullmatch(path.name)]
-    return sorted(names, key=lambda path: tuple(map(int, NAME.fullmatch(path.name).groups())), reverse=True)
+    found = [path for path in folder.glob("checkpoint_*.json") if NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: tuple(map(int, NAME.fullmatch(path.name).groups())), reverse=True)
 
 
 def load(path: Path) -> tuple[dict, dict]:
@@ -217,7 +217,7 @@ def resume(folder: Path, root: Path, header: dict) -> tuple[Start, Log]:
                           for point in log.series.get(start.seed, ())
                           if target is not None and point.val_loss <= target), None)
     start.seconds = start.logged.get(start.seed, (0, 0.0))[1]  # the log's times never run back
-    for path in _names(folder):
+    for path in names(folder):
         try:
             about, tensors = load(path)
             if about["step"] > header["recipe"]["steps"]:

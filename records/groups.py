@@ -52,7 +52,8 @@ class Group:
         losses = evidence.losses_at(self.series, step)
         if missing := [seed for seed in self.series if seed not in losses]:
             near = sorted(evidence.grid(self.series), key=lambda s: abs(s - step))[:3]
-            near = f"all have one at {', '.join(map(str, sorted(near)))}" if near else "no step is in all"
+            near = ", ".join(map(str, sorted(near)))
+            near = f"name one that all have, as {near}" if near else "no step is in all"
             raise Refusal(f"step {step}: {self.name}, seed {missing[0]} has no validation there; {near}",
                           code=2)
         if bad := [seed for seed, loss in losses.items() if not math.isfinite(loss)]:
@@ -89,7 +90,8 @@ def read_group(paths: list[Path]) -> Group:
         if log.problems:
             line, what = log.problems[0]
             more = f" (and {len(log.problems) - 1} more)" if len(log.problems) > 1 else ""
-            raise Refusal(f"{where}:{line}: {what}{more}; only whole logs are tested")
+            raise Refusal(f"{where}:{line}: {what}{more}; only whole logs are tested: leave it out, or see "
+                          "what `scripts/verify.py` says of it")
         if log.foreign is None and log.status != "complete":
             raise Refusal(f"{where}: the run is {log.status}; a test without all its seeds is of survivors, "
                           "so finish the run")
@@ -121,7 +123,8 @@ def _enter(group: Group, log: Log, where: str) -> None:
     declared = log.header.get("seeds")
     if declared is not None and declared != list(log.series):
         raise Refusal(f"{where}: declared are the seeds {printable(declared)}, in the log are "
-                      f"{printable(list(log.series))}; every declared seed counts, and no other")
+                      f"{printable(list(log.series))}; every declared seed counts, and no other: leave "
+                      "this log out")
     if not log.series:
         raise Refusal(f"{where}: no validation in this log")
     group.declared &= declared is not None

@@ -6,12 +6,14 @@ later, when the device is long past it, so no step waits.
 """
 import math
 import signal
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from optimizers.matrix import HostCopy
 
+from . import checkpoint
 from .cli import Refusal
 from .world import StopSignal, World
 
@@ -31,8 +33,9 @@ class Interrupted(Refusal):
 class Guard:
     """Makes, keeps and reads the status of each step of one seed."""
 
-    def __init__(self, world: World, stop: StopSignal, names: list[str], tokens_per_step: int, seed: int):
-        self.world, self.stop, self.names = world, stop, names
+    def __init__(self, world: World, stop: StopSignal, names: list[str], tokens_per_step: int, seed: int,
+                 folder: Path | None = None):
+        self.world, self.stop, self.names, self.folder = world, stop, names, folder
         self.tokens_per_step, self.seed = tokens_per_step, seed
         self.step = self.status = None
 
@@ -59,10 +62,18 @@ class Guard:
             first = next((name for name, flag in zip(self.names, bad) if flag), "none")
             raise Diverged(f"seed {self.seed} diverged at step {self.step}: the loss is {mean:.4f}, the "
                            f"first non-finite gradient is that of {first}; that update was not applied and "
-                           "the weights are intact; lower the learning rate (--recipe.lr) or check the "
-                           "data; --resume and the log's folder goes back to its last checkpoint")
+                           f"the weights are intact; {self._remedy()}")
         if stop:
             raise Interrupted(f"stopped by a signal after step {self.step + 1} of seed {self.seed}; the log "
                               "is closed, go on with --resume and its folder",
                               code=128 + (self.stop.number or signal.SIGTERM))
         return mean
+
+    def _remedy(self) -> str:
+        """What to do after a divergence: a recipe that diverges needs another, a fault only its last good
+        checkpoint."""
+        kept = checkpoint.names(self.folder) if self.folder else []
+        if not kept:
+            return "no checkpoint was written yet: lower the learning rate (--recipe.lr) and start again"
+        return (f"the last good checkpoint is {kept[0].stem}: after a fault of the machine or the data go on "
+                f"with --resume {self.folder}, else start again with a lower learning rate (--recipe.lr)")

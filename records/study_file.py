@@ -45,12 +45,12 @@ def read_study(name: str, records: Path = ROOT / "records") -> Study:
     that cannot be run, naming the file and the field."""
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     if not path.is_file():
-        hint = "there is no such file" if name.endswith(".toml") else near(name, names())
+        hint = "name a .toml file that is there" if name.endswith(".toml") else near(name, names())
         raise Refusal(f"unknown study {printable(name)!r}; {hint}", code=2)
     try:
         return _study(path.stem, tomllib.loads(path.read_text(encoding="utf-8")), records)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Refusal(f"{printable(path)} is no TOML: {error}", code=2) from None
+        raise Refusal(f"{printable(path)} is no TOML: {error}; mend it there", code=2) from None
     except Refusal as refusal:
         raise Refusal(f"{printable(path)}: {refusal}", code=2) from None
 

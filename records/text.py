@@ -8,6 +8,7 @@ from pathlib import Path
 from .cli import Refusal
 
 MAX_BYTES = 64 * 2**20  # of text; a log is some hundred kilobytes
+WANTED = "name a record log: .txt, .gz or .xz"  # the fix, for a file that cannot be one
 
 
 def printable(text, limit: int = 160) -> str:
@@ -29,20 +30,21 @@ def read_text(path: Path) -> str:
     try:
         if not path.is_file():
             reason = "it is no regular file" if path.exists() else "No such file or directory"
-            raise Refusal(f"{printable(path)}: cannot read this log ({reason})")
+            raise Refusal(f"{printable(path)}: cannot read this log ({reason}); {WANTED}")
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
         if path.suffix in (".gz", ".xz") and len(data) <= MAX_BYTES:
             data = _unpack(data, path.suffix)
     except (OSError, ValueError, EOFError, MemoryError, lzma.LZMAError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise Refusal(f"{printable(path)}: cannot read this log ({printable(reason)})") from None
+        raise Refusal(f"{printable(path)}: cannot read this log ({printable(reason)}); {WANTED}") from None
     if len(data) > MAX_BYTES:
-        raise Refusal(f"{printable(path)}: more than {MAX_BYTES // 2**20} MB of text is no record log")
+        size = f"more than {MAX_BYTES // 2**20} MB of text"
+        raise Refusal(f"{printable(path)}: {size} is no record log; {WANTED}")
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise Refusal(f"{printable(path)}: not UTF-8 text, so no record log") from None
+        raise Refusal(f"{printable(path)}: not UTF-8 text, so no record log; {WANTED}") from None
 
 
 def _unpack(data: bytes, suffix: str) -> bytes:

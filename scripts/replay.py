@@ -53,7 +53,8 @@ def whole_run(log: Log) -> Run:
                       "train_gpt.py wrote")
     if log.problems:
         line, what = log.problems[0]
-        raise Refusal(f"{where}:{line}: {what}; only a log that is whole can be replayed")
+        raise Refusal(f"{where}:{line}: {what}; only a log that is whole can be replayed: "
+                      "see what `scripts/verify.py` says of it")
     if wrong := misfits(log.header):
         raise Refusal(f"{where}: its header is not complete: {printable(wrong[0])}; see scripts/verify.py")
     run = Run.of(log, 0)

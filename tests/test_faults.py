@@ -68,8 +68,7 @@ def test_a_rank_says_where_it_is_before_nccl_ends_it(capsys, monkeypatch):
     assert err.count("\n") == 1 and "rank 1 has waited 1 s at step 7 of seed 3" in err
 
 
-@full  # test_resume.py and test_train.py send signals, too
-@pytest.mark.parametrize("launcher", [Ranks, Torchrun])
+@pytest.mark.parametrize("launcher", [Ranks, pytest.param(Torchrun, marks=full)])
 def test_sigterm(laptop, tmp_path, undisturbed, matrix, launcher):
     folder = tmp_path / "log"
     with launcher(laptop, folder) as run:

@@ -28,8 +28,7 @@ COMMANDS = ["train_gpt.py", *sorted(str(path.relative_to(ROOT)) for folder in ("
                                     if "\n@command\n" in path.read_text())]
 # A fix is a command, an option, a near name, or what to do.
 FIX = re.compile(r"--\w|`|did you mean|known:|is true or false|\b(run|give|choose|name|mend|free|fetch|make|"
-                 r"must|take|needs?|lies?|only|see|write|expected|at least|start|use|not|no|cannot|invalid|"
-                 r"required|unset)\b")
+                 r"leave|must|take|needs?|lies?|see|write|at least|start|use|unset)\b")
 
 
 def ask(path, words):

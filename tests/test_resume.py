@@ -137,14 +137,19 @@ def test_no_worker_outlives_its_launcher(laptop, tmp_path, undisturbed):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_a_run_goes_on_at_another_world_size(laptop, tmp_path, undisturbed, ranks):
+def test_a_run_goes_on_at_other_world_sizes(laptop, tmp_path, undisturbed):
+    """1 -> 2 -> 4 -> 1: each goes on from a checkpoint that the one before it wrote."""
     folder = tmp_path / "log"
-    process = start(laptop, folder)
-    wait_for(process, folder, r"@ checkpoint .*\"step\": 10")
-    process.send_signal(signal.SIGTERM)
-    finish(process, code=143)
-    resume(laptop, folder, ranks=ranks)
+    for ranks, behind in ((1, 10), (2, 20), (4, 30)):
+        process = start(laptop, folder, *(["--resume", folder] if ranks > 1 else []), ranks=ranks)
+        wait_for(process, folder, rf"@ checkpoint .*\"step\": {behind}\b")
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    resume(laptop, folder)
+    (path,) = folder.glob("*.txt")
+    ends = [(data["step"], data["world_size"]) for _, kind, data in read_log(path).events if kind == "resume"]
+    assert [size for _, size in ends] == [2, 4, 1]
+    assert all(step >= behind for (step, _), behind in zip(ends, (10, 20, 30), strict=True)), ends
     for (step, loss), (other, expected) in zip(digits(folder)[0], undisturbed[1][0], strict=True):
         assert step == other and abs(loss - expected) < 2e-3
 
@@ -161,7 +166,7 @@ def stopped(laptop, folder):
 def test_every_kind_of_damage_is_seen(laptop, tmp_path):
     folder = tmp_path / "log"
     stopped(laptop, folder)
-    path = checkpoint._names(folder)[0]
+    path = checkpoint.names(folder)[0]
     good = {p: p.read_bytes() for p in (path, path.with_suffix(".pt"))}
     about, tensors = checkpoint.load(path)
     assert about["step"] == 20 and isinstance(tensors["model"]["embed.weight"], torch.Tensor)
@@ -256,7 +261,8 @@ def test_an_older_checkpoint_of_a_higher_step_is_pruned_first(tmp_path):
     for at, step in enumerate((1250, 1500, 250)):
         name = checkpoint.save(tmp_path, 0, dict(step=step, seed=0, seconds=1.0), {})
         os.utime(tmp_path / f"{name}.json", (at, at))
-    assert sorted(p.stem for p in tmp_path.glob("*.pt")) == ["checkpoint_000_0000250", "checkpoint_000_0001500"]
+    kept = ["checkpoint_000_0000250", "checkpoint_000_0001500"]
+    assert sorted(p.stem for p in tmp_path.glob("*.pt")) == kept
 
 
 def test_weights_are_written_whole_or_not_at_all(tmp_path):

@@ -273,7 +273,7 @@ def test_bad_input_is_answered_by_one_line(capsys, muon, tmp_path):
         (1, ["one", good, good], "a seed counts once"),
         (1, ["one", good, other], "another track, recipe"),
         (1, ["one", not_a_number, "--step", "3200"], "is nan there"),
-        (2, ["one", good, "--step", "3190"], "all have one at 0, 3175, 3200"),
+        (2, ["one", good, "--step", "3190"], "name one that all have, as 0, 3175, 3200"),
         (2, ["one", good, "--target", "nan"], "--target"),
         (2, ["one", good, "--best-of", "0"], "best of 0"),
         (2, ["one"], "logs"),

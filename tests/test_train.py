@@ -227,10 +227,20 @@ def test_divergence_stops_with_weights_intact(laptop, tmp_path, recipe):
                zip(state, [s for o in optimizers for p in o.state.values() for s in p.values()]))
 
 
-def test_a_learning_rate_that_diverges(capsys, laptop, tmp_path):
-    code = train_gpt.main([*QUICK, "--data-dir", laptop, "--log-dir", tmp_path, "--recipe.lr", "1e30"])
+@pytest.mark.parametrize("every, remedy", [
+    (250, r"no checkpoint was written yet: lower the learning rate \(--recipe\.lr\)"),
+    (1, r"the last good checkpoint is (checkpoint_000_\d{7}): .* --resume (\S+), .*--recipe\.lr"),
+])
+def test_a_learning_rate_that_diverges(capsys, laptop, tmp_path, every, remedy):
+    code = train_gpt.main([*QUICK, "--data-dir", laptop, "--log-dir", tmp_path, "--recipe.lr", "1e30",
+                           "--checkpoint-every", str(every)])
     err = capsys.readouterr().err
-    assert code == 1 and len(err.splitlines()) == 1 and "diverged at step" in err and "--recipe.lr" in err
+    assert code == 1 and len(err.splitlines()) == 1 and "diverged at step" in err
+    found = re.search(remedy, err)
+    assert found, err
+    if every == 1:  # it is there, and the newest
+        name, folder = found.groups()
+        assert name == max(path.stem for path in tmp_path.glob("*.pt")) and folder == str(tmp_path)
     assert the_log(tmp_path).status == "diverged" and the_log(tmp_path).problems == []
 
 
