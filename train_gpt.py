@@ -157,7 +157,8 @@ class GPT(nn.Module):
                  f"model_dim {dim} must be a multiple of {head_dim=}, up to 65536"),
                 (mlp not in ("relu2", "swiglu"), f"mlp {mlp!r} must be relu2 or swiglu"),
                 (not 1 <= ratio * dim <= 2**20, f"mlp_ratio {ratio} must leave 1 to 2**20 hidden units"),
-                (config.dtype not in ("float32", "bfloat16"), f"dtype {config.dtype!r} must be float32, bfloat16"),
+                (config.dtype not in ("float32", "bfloat16"),
+                 f"dtype {config.dtype!r} must be float32 or bfloat16"),
                 (not (0 < config.vocab_size <= 2**16 and 0 < config.num_layers <= 1000),
                  "vocab_size must lie in 1..65536 (the shards are uint16), num_layers in 1..1000")):
             if wrong:

@@ -17,9 +17,9 @@ from .world import World
 BUSY_MIB = 1024  # what the desktop and this check itself may hold of a GPU
 
 
-def launcher(plan, ranks: int) -> str:
-    """The command that starts the plan on `ranks` processes of this machine."""
-    words = f"train_gpt.py {shlex.join(plan.args.argv)}".strip()
+def launcher(plan, ranks: int, script: str = "train_gpt.py") -> str:
+    """The command that starts `script` with the plan on `ranks` processes of this machine."""
+    words = f"{script} {shlex.join(plan.args.argv)}".strip()
     return f"`torchrun --standalone --nproc_per_node={ranks} {words}`"
 
 
@@ -50,6 +50,13 @@ def world_size(plan, size: int, launched: bool) -> list[Finding]:
                         f"the run takes some {most} times as long", f"run {launcher(plan, most)}")]
     share = f"{sequences // size} of a step's {sequences} sequences"
     return [Finding("ok", "ranks", f"{size}, each with {share}")]
+
+
+def not_asked(plan, size: int) -> Finding:
+    """For a sum over more ranks than this command starts by itself."""
+    return Finding("warn", "collective", f"not checked: {size} ranks are too many to start for a look",
+                   "ranks that cannot reach each other show when the run begins",
+                   f"run {launcher(plan, size, 'scripts/preflight.py')}")
 
 
 def collective(plan, size: int, milliseconds: float | None, failure: str = "") -> Finding:

@@ -87,7 +87,7 @@ def look(plan, nproc: int | None, full: bool) -> list:
     import torch
 
     from records.collective import Workers, rank_and_size
-    from records.preflight_run import world_size
+    from records.preflight_run import not_asked, world_size
     from records.world import World
     (rank, size), launched = rank_and_size(), "WORLD_SIZE" in os.environ
     if nproc is not None and launched:
@@ -102,7 +102,8 @@ def look(plan, nproc: int | None, full: bool) -> list:
     few = size <= max(4, os.cpu_count() or 1)  # more would take longer to start than they may
     with Workers(size, plan.device) if joins and few else contextlib.nullcontext() as workers:
         found += checks(plan, world, full)
-        return found + ([sum_of(workers, plan, size)] if workers else [])
+        found += [sum_of(workers, plan, size)] if workers else []
+        return found + [not_asked(plan, size)] * (joins and not few)
 
 
 @command
