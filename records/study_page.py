@@ -181,5 +181,8 @@ def cost_words(found: dict) -> str:
 
 
 def _command(study: Study, found: dict) -> str:
+    if all(cell.logs is not None for cell in study.cells):
+        return ("## Again\n\nThe runs are made by the commands above; `python scripts/study.py --write` then "
+                "makes this page from their logs.")
     done = cost_words(found)
     return f"## Again\n\n    python scripts/study.py {study.name}\n\nMade by {done} (tuning apart)."

@@ -89,7 +89,8 @@ def _bars(ax, found: list, marker: str, colour: str) -> None:
     """Means with their intervals, a line each. What lies so far above the rest that they could not be told
     apart beside it stands as a number at the edge."""
     means = [row["mean"] for row in found if row]
-    most = min(means) + 8 * (median(means) - min(means))
+    halves = [row["high"] - row["mean"] for row in found if row and row["high"] is not None]
+    most = min(means) + 8 * max(median(means) - min(means), median(halves or [0]))
     inside = [row for row in found if row and row["mean"] <= most] or [row for row in found if row]
     for i, row in enumerate(found):
         if row in inside:
