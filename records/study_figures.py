@@ -142,8 +142,8 @@ def _layers(data: dict) -> dict:
     """metric -> [layer] -> value of one event.
 
     All but activation_dead are of the matrices into the MLP, whose rows are its hidden units (SwiGLU: the
-    smaller value of gate's and up's, since dead is who is so in both). A matrix without momentum yet reads as
-    all dead: then there are none of these.
+    smaller value of gate's and up's; for those dead in both, that is a bound from above). A matrix without
+    momentum yet reads as all dead: then there are none of these.
     """
     found = dict(activation_dead=data["activation_dead"])
     into = [data[kind] for kind in UP if kind in data]

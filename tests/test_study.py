@@ -180,6 +180,19 @@ def test_findings_are_filled_in(done):
             render(wrong)
 
 
+def test_an_altered_finding_is_seen(tmp_path, monkeypatch, capsys):
+    for name in ("PAGE", "TEMPLATE"):
+        monkeypatch.setattr(findings, name, tmp_path / name)
+    findings.TEMPLATE.write_text("# Findings\n\n{{ladder aurora loss}}, {{ladder aurora below}}\n")
+    findings.PAGE.write_text(study.findings_text(lambda name: (read_study(name), figures(read_study(name)))))
+    assert study.main(["ladder", "--check"]) == 0
+    text = findings.PAGE.read_text()
+    digit = re.search(r"\d\.\d+(\d)", text)
+    findings.PAGE.write_text(text[:digit.start(1)] + str((int(digit[1]) + 1) % 10) + text[digit.end(1):])
+    assert study.main(["ladder", "--check"]) == 1
+    assert f"{findings.PAGE} is not what the logs give" in capsys.readouterr().out
+
+
 def test_a_study_without_logs_has_no_numbers(done, tmp_path):
     tiny = read_study(str(done.file), tmp_path)
     found = figures(tiny)
