@@ -417,6 +417,7 @@ def warm_up(run: Run) -> dict:
             continue
         run.model.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
+        torch._dynamo.reset()  # it would stop compiling after eight sizes
         if run.micro == 1:
             raise Refusal("one sequence a pass does not fit in the GPU's memory; use larger GPUs, or more")
         run.micro, done = divisor(share, run.micro // 2), 0

@@ -310,7 +310,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
             if self._compiled is None:
                 # dynamic=False: a stack's shape never changes, so each is compiled once and for good.
                 self._compiled = torch.compile(run_chain, dynamic=False)
-            return self._compiled(self.chain, weight, grad, state, *rest, skip)
+            with torch._dynamo.config.patch(recompile_limit=256):  # not 8: two graphs a shape and chain
+                return self._compiled(self.chain, weight, grad, state, *rest, skip)
         if skip != 0:  # on the CPU a look at the flag costs nothing, and saves the passes that mask
             return weight
         return run_chain(self.chain, weight, grad, state, *rest, None)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 @dataclass
 class Context:
-    """What a stage sees of its stack. Scalars are 0-d tensors, so that a schedule never recompiles."""
+    """What a stage sees of its stack. Scalars are 0-d tensors on the CPU, so that a schedule neither
+    recompiles nor copies (not compiled, CUDA's addcmul takes such a one as its last tensor alone)."""
 
     weight: Tensor                 # (batch, rows, cols), read only except in after_step
     grad: Tensor                   # (batch, rows, cols), the raw gradient, read only
@@ -56,7 +57,7 @@ def run_chain(chain, weight, grad, state, scalars, balance, first, skip) -> Tens
     update = ctx.grad
     for stage in chain:
         update = stage(update, ctx)
-    ctx.before, ctx.weight = ctx.weight, torch.addcmul(ctx.weight, ctx.lr, update, value=-1)
+    ctx.before, ctx.weight = ctx.weight, torch.addcmul(ctx.weight, update, ctx.lr, value=-1)
     for stage in chain:
         stage.after_step(ctx)
     for name, old in state.items():

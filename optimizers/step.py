@@ -65,7 +65,7 @@ class Decay(Stage):
     """
 
     def __call__(self, update: Tensor, ctx: Context) -> Tensor:
-        return torch.addcmul(update, ctx.weight_decay, ctx.weight)
+        return torch.addcmul(update, ctx.weight, ctx.weight_decay)
 
 
 @dataclass(frozen=True)

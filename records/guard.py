@@ -42,7 +42,7 @@ class Guard:
     def put(self, step: int, loss: Tensor, grads: list[Tensor]) -> Tensor:
         """Note the summed loss and the gradients of `step`; returns what the optimizers take as `found_inf`:
         a 0-d tensor, non-zero where the update must be skipped, the same on every rank."""
-        largest = torch.stack([n.float() for n in torch._foreach_norm(grads, math.inf)])
+        largest = torch.stack(_largest(grads))
         stop = torch.full_like(loss, self.stop.number != 0)  # a fill, not a copy that would wait
         flags = torch.cat(((~loss.isfinite()).view(1), ~largest.isfinite())).float()
         status = self.world.sum(torch.cat((torch.stack((loss, stop)), flags)))
@@ -77,3 +77,12 @@ class Guard:
             return "no checkpoint was written yet: lower the learning rate (--recipe.lr) and start again"
         return (f"the last good checkpoint is {kept[0].stem}: after a fault of the machine or the data go on "
                 f"with --resume {self.folder}, else start again with a lower learning rate (--recipe.lr)")
+
+
+def _largest(grads: list[Tensor]) -> list[Tensor]:
+    """The largest entry of each, in float32; one call a dtype, for of mixed ones torch makes a call each."""
+    found = {}
+    for dtype in {g.dtype for g in grads}:
+        at = [i for i, g in enumerate(grads) if g.dtype == dtype]
+        found |= zip(at, torch._foreach_norm([grads[i] for i in at], math.inf))
+    return [found[i].float() for i in range(len(grads))]

@@ -4,7 +4,9 @@ import math
 import os
 import shlex
 import shutil
+import sysconfig
 import tempfile
+from pathlib import Path
 
 import torch
 
@@ -91,6 +93,9 @@ def attention(plan, world: World) -> list[Finding]:
         if not any(map(shutil.which, (os.environ.get("CC") or "cc", "gcc", "clang"))):
             found.append(Finding("warn", "compiler", "no C compiler, which torch.compile calls",
                                  "the run may end in its warm-up", "run `sudo apt install gcc`"))
+        if not Path(sysconfig.get_path("include"), "Python.h").is_file():  # for what Triton builds
+            found.append(Finding("warn", "compiler", "no Python.h, which torch.compile needs for GPUs",
+                                 "the run may end in its warm-up", "run `sudo apt install python3-dev`"))
     return found
 
 

@@ -2,14 +2,16 @@
 """Optimizers side by side in one run: time, FLOPs, launches, memory, and what the update looks like.
 
 Every optimizer steps the same stack of matrices on the same gradients, in turn, for `--repeat` rounds. Times
-are medians, ratios are medians over rounds. The figures of the update are those of the tall matrices (of all
-where there is none): means of row spread and alignment, extremes of the singular values.
+are medians, ratios are medians over rounds. Memory is the peak beyond what is held between steps. The figures
+of the update are those of the tall matrices (of all where there is none): means of row spread, of row norms
+(over sqrt(cols / rows), those of even rows) and of alignment, extremes of the singular values.
 """
 import os
 import sys
 import time
+from itertools import accumulate
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -24,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from optimizers import (Aurora, MatrixOptimizer, Muon, NorMuon, RiemannianAurora, UNorMuon,  # noqa: E402
                         RECIPES, Decay, Nesterov, Polar, Soap)
 from optimizers.diagnostics import direction, leverage  # noqa: E402
+from optimizers.polar import METHODS  # noqa: E402
 from records.cli import Parser, Refusal, command, print_json  # noqa: E402
 
 EXAMPLE = """examples:
@@ -32,8 +35,8 @@ EXAMPLE = """examples:
 """
 GPT2_SMALL = ("3072x768:12", "768x3072:12", "768x768:48")
 ONE_LAYER = ("3072x768:1", "768x3072:1", "768x768:4")
-COLUMNS = ("ms", "spread", "ratio", "gflop", "launches", "peak_mib", "row_spread", "sigma_min", "sigma_max",
-           "alignment")
+COLUMNS = ("ms", "spread", "ratio", "gflop", "launches", "peak_mib", "row_spread", "row_norm", "sigma_min",
+           "sigma_max", "alignment")
 
 
 def contenders(precision: str | None) -> dict:
@@ -46,16 +49,18 @@ def contenders(precision: str | None) -> dict:
 
     found = {"torch.Muon quintic5": torch_muon(5, (3.4445, -4.7750, 2.0315)),
              "torch.Muon quintic12": torch_muon(12, (2.0, -1.5, 0.5))}
-    for method in ("quintic5", "polar_express", "gram", "quintic12"):
-        if (method, precision) != ("gram", "bfloat16"):
-            found[f"muon {method}"] = lambda p, method=method: Muon(p, polar=method, **own)
+    methods = [method for method in METHODS if (method, precision) != ("gram", "bfloat16")]
+    for method in methods:
+        found[f"muon {method}"] = lambda p, method=method: Muon(p, polar=method, **own)
     found["normuon track3"] = lambda p: NorMuon(p, **own)
     found["normuon paper"] = lambda p: NorMuon(p, form="paper", **own)
     found["unormuon"] = lambda p: UNorMuon(p, **own)
     for schedule in ("restart", "polish", "warm", "algorithm3"):
         found[f"aurora {schedule}"] = lambda p, schedule=schedule: Aurora(p, schedule=schedule, **own)
-    found["aurora restart polar_express"] = lambda p: Aurora(p, polar="polar_express", **own)
-    found["riemannian"] = lambda p: RiemannianAurora(p, **common)
+    for method in methods:
+        if method != "quintic12":
+            found[f"aurora restart {method}"] = lambda p, method=method: Aurora(p, polar=method, **own)
+    found["riemannian"] = lambda p: RiemannianAurora(p, **own)
     found["soap muon"] = lambda p: MatrixOptimizer(
         p, (Nesterov(), Soap(), Polar(precision=precision), Decay()), 0.02, 0.025)
     for row in ("track3-17", "track3-5"):
@@ -71,7 +76,7 @@ def gradient(rows: int, cols: int, seed: int, device: str) -> torch.Tensor:
 
 
 def figures(optimizer, params, before) -> dict:
-    """Row spread, extreme singular values and alignment of the update, means over the tall matrices."""
+    """Row spread and norm, extreme singular values and alignment of the update of the tall matrices."""
     if isinstance(optimizer, MatrixOptimizer):
         pairs = []
         for stack in optimizer._stacks:
@@ -84,26 +89,32 @@ def figures(optimizer, params, before) -> dict:
             M = optimizer.state[p]["momentum_buffer"]
             pairs.append((M[None], ((old * (1 - 0.02 * 0.025) - p.detach()) / scale)[None]))
     tall = [pair for pair in pairs if pair[0].size(-2) > pair[0].size(-1)] or pairs
-    rows, sigma, aligned = [], [], []
+    rows, mean_norms, sigma, aligned = [], [], [], []
     for M, U in tall:
         norms, s = torch.linalg.vector_norm(U.double(), dim=-1), torch.linalg.svdvals(U.double())
         rows += (norms.std(dim=-1) / norms.mean(dim=-1)).tolist()
+        mean_norms += (norms.mean(dim=-1) * (U.size(-2) / U.size(-1)) ** 0.5).tolist()
         sigma += [(float(low), float(high)) for high, low in zip(s[:, 0], s[:, -1])]
         aligned += ((M.double() * U.double()).sum(dim=(-2, -1)) / leverage(M)[1]).tolist()
-    mean = sum(rows) / len(rows)
-    return dict(row_spread=mean, sigma_min=min(low for low, _ in sigma), sigma_max=max(h for _, h in sigma),
-                alignment=sum(aligned) / len(aligned))
+    return dict(row_spread=mean(rows), row_norm=mean(mean_norms), sigma_min=min(low for low, _ in sigma),
+                sigma_max=max(high for _, high in sigma), alignment=mean(aligned))
 
 
-def launches(step, cuda: bool) -> int:
-    """Kernels launched by one step on CUDA; on the CPU, operators called."""
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as trace:
-        step()
-    events = trace.events()
+def launches(step, cuda: bool) -> dict:
+    """Kernels launched by one step on CUDA; on the CPU, operators called, and the most memory they held."""
     if cuda:
-        return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in events)
-    return sum(event.name.startswith("aten::") and
-               not (event.cpu_parent and event.cpu_parent.name.startswith("aten::")) for event in events)
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as trace:
+            step()
+        kernels = [event for event in trace.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+        return dict(launches=sum(not event.is_user_annotation for event in kernels), peak_mib=None)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
+        step()
+    held = [event for event in trace.profiler.kineto_results.events() if event.name() == "[memory]"]
+    sums = accumulate(event.nbytes() for event in sorted(held, key=lambda event: event.start_ns()))
+    count = sum(event.name.startswith("aten::") and
+                not (event.cpu_parent and event.cpu_parent.name.startswith("aten::"))
+                for event in trace.events())
+    return dict(launches=count, peak_mib=max(sums) / 2**20)
 
 
 def measure(found: dict, stack: list, repeat: int, device: str) -> list[dict]:
@@ -115,11 +126,13 @@ def measure(found: dict, stack: list, repeat: int, device: str) -> list[dict]:
         for p, g in zip(params, grads):
             p.grad = g
         optimizer = make(params)
-        optimizer.step()  # allocates, compiles
-        with FlopCounterMode(display=False) as counter:
+        for _ in range(2):  # allocates, compiles; the first step has a graph of its own
+            optimizer.step()
+        # Eager: under a dispatch mode dynamo would give the function up for good.
+        with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
             optimizer.step()
         runs[name] = dict(optimizer=optimizer, params=params, gflop=counter.get_total_flops() / 1e9,
-                          launches=launches(optimizer.step, cuda), times=[], peak_mib=None)
+                          **launches(optimizer.step, cuda), times=[])
     for _ in range(repeat):
         for run in runs.values():
             if cuda:

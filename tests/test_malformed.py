@@ -20,7 +20,7 @@ from records import checkpoint
 from records.environment import digest
 from records.log import read_log
 from tests import malformed
-from tests.faulting import ROOT, TINY, command
+from tests.faulting import ROOT, command
 from tests.malformed import SMALL, fill
 
 COMMANDS = ["train_gpt.py", *sorted(str(path.relative_to(ROOT)) for folder in ("scripts", "data")

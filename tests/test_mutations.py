@@ -1,5 +1,4 @@
 """scripts/verify.py on many edits of a log that stands: each is found, in its place, by its rule."""
-import json
 import re
 import subprocess
 

@@ -149,7 +149,8 @@ def test_ranks_that_are_too_many_to_start_are_said_not_to_be_checked(laptop, cap
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     _, result = ask(capsys, "--device", "cpu", "--track", "laptop", "--data-dir", laptop, "--nproc", "8")
     (said,) = [f for f in result["findings"] if f["check"] == "collective"]
-    assert said["level"] == "warn" and "not checked" in said["what"] and "--nproc_per_node=8 scripts/preflight.py" in said["fix"]
+    assert said["level"] == "warn" and "not checked" in said["what"] and \
+        "--nproc_per_node=8 scripts/preflight.py" in said["fix"]
 
 
 def test_under_torchrun_rank_0_reports_for_all(folder):
