@@ -33,14 +33,35 @@ def test_the_stage_and_the_recipe_of_adding_an_optimizer(tmp_path):
     assert done.stdout == "0.004 300 True SoftSign(c=0.5)\n", done.stderr
 
 
-def test_the_optimizer_snippet():
-    import torch
+ALONE = """
+import importlib.machinery, sys
+class Fewer(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] in {other} else super().find_spec(name, path, target)
+sys.meta_path[:] = [Fewer if finder is importlib.machinery.PathFinder else finder for finder in sys.meta_path]
+sys.path.insert(0, {folder!r})
+import torch
+model = torch.nn.Module()
+model.embed = torch.nn.Embedding(16, 8)
+model.blocks = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 8))
+{block}
+before = [p.clone() for p in model.parameters()]
+model.blocks(model.embed(torch.arange(16))).square().sum().backward()
+optimizer.step(), adamw.step()
+print(len(matrices), len(others), all((a != b).any().item() for a, b in zip(before, model.parameters())))
+"""
 
-    from train_gpt import GPT, ModelConfig
-    names = dict(model=GPT(ModelConfig(32, 1, 16, head_dim=8, dtype="float32")))
-    exec(block("matrices = "), names)
-    assert len(names["optimizer"].param_groups[0]["params"]) == 6
-    assert isinstance(names["optimizer"], torch.optim.Optimizer)
+
+def test_the_optimizers_work_alone_as_their_snippet_says(tmp_path):
+    leave = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "optimizers", tmp_path / "optimizers", ignore=leave)
+    requirements = re.findall(r"^([\w-]+)", (ROOT / "requirements.txt").read_text(), flags=re.M)
+    other = {name.replace("-", "_") for name in requirements} - {"torch"} | {"train_gpt", "records", "data"}
+    code = ALONE.format(other=sorted(other), folder=str(tmp_path), block=block("matrices = "))
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True,
+                          timeout=60)
+    assert {"numpy", "scipy"} < other and done.stdout == "2 3 True\n", done.stderr
 
 
 def test_the_files_it_names_exist():
