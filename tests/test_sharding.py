@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from optimizers import Aurora
+from optimizers import Aurora, Decay, MatrixOptimizer, Nesterov, NorMuon, Polar, Soap
 
 # Uneven: 4, 1 and 2 of a shape.
 SHAPES = [(48, 16), (16, 48), (48, 16), (24, 24), (48, 16), (24, 24), (48, 16)]
@@ -20,16 +20,25 @@ def parameters():
     return [nn.Parameter(torch.randn(s, generator=g)) for s in SHAPES]
 
 
-def worker(rank, world, port, folder, load, steps, bad):
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=world)
+def warm(params, **more):
+    return Aurora(params, schedule="warm", **more)
+
+
+def soap(params, lr, process_group):
+    return MatrixOptimizer(params, (Nesterov(), Soap(), Polar(), Decay()), lr, process_group=process_group)
+
+
+KINDS = dict(aurora=Aurora, warm=warm, normuon=NorMuon, soap=soap)  # those that keep more than momentum, too
+
+
+def train_one(kind, rank, world, loaded, steps, bad):
+    """What a rank has after these steps of the optimizer KINDS[kind]."""
     params = parameters()
-    optimizer = Aurora([(f"p{i}", p) for i, p in enumerate(params)], lr=0.1, process_group=dist.group.WORLD)
-    if load:
-        saved = torch.load(load, weights_only=True)
-        optimizer.load_state_dict(saved["optimizer"])
-        for p, value in zip(params, saved["params"]):
+    names = [(f"p{i}", p) for i, p in enumerate(params)]
+    optimizer = KINDS[kind](names, lr=0.1, process_group=dist.group.WORLD)
+    if loaded:
+        optimizer.load_state_dict(loaded["optimizer"])
+        for p, value in zip(params, loaded["params"]):
             p.data.copy_(value)
     error = None
     for step in range(*steps):
@@ -43,9 +52,16 @@ def worker(rank, world, port, folder, load, steps, bad):
         except FloatingPointError as raised:
             error = str(raised)
     owned = sum(len(s) > 0 for s in optimizer.state.values())
-    state = optimizer.state_dict()
-    torch.save(dict(params=[p.data for p in params], optimizer=state, owned=owned, error=error),
-               f"{folder}/rank{rank}.pt")
+    return dict(params=[p.data for p in params], optimizer=optimizer.state_dict(), owned=owned, error=error)
+
+
+def worker(rank, world, port, folder, load, steps, bad):
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    saved = torch.load(load, weights_only=True) if load else dict.fromkeys(KINDS)
+    found = {kind: train_one(kind, rank, world, saved[kind], steps, bad) for kind in KINDS}
+    torch.save(found, f"{folder}/rank{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -69,11 +85,15 @@ def single(tmp_path_factory):
 @pytest.mark.parametrize("world", [2, 4])
 def test_weights_are_bit_equal_and_the_state_is_complete(single, tmp_path, world):
     ranks = train(world, tmp_path / "a")
-    for found in ranks:
-        assert all(torch.equal(a, b) for a, b in zip(found["params"], single["params"]))
-        assert all(torch.equal(found["optimizer"]["state"][i]["momentum"], s["momentum"])
-                   for i, s in single["optimizer"]["state"].items())
-    assert sum(found["owned"] for found in ranks) == len(SHAPES)  # each momentum lives on one rank
+    for kind, alone in single.items():
+        state = alone["optimizer"]["state"]
+        assert len(state) == len(SHAPES)
+        for found in ranks:
+            assert all(torch.equal(a, b) for a, b in zip(found[kind]["params"], alone["params"])), kind
+            there = found[kind]["optimizer"]["state"]
+            assert all(torch.equal(there[i][name], value) for i, s in state.items() for name, value in s.items())
+        assert sum(found[kind]["owned"] for found in ranks) == len(SHAPES)  # each state lives on one rank
+    assert all(len(single[kind]["optimizer"]["state"][0]) > 1 for kind in ("warm", "normuon", "soap"))
 
 
 def test_a_state_saved_at_one_world_size_continues_at_another(tmp_path):
@@ -81,10 +101,12 @@ def test_a_state_saved_at_one_world_size_continues_at_another(tmp_path):
     train(2, tmp_path / "two", steps=(0, 2))
     train(4, tmp_path / "four", load=str(tmp_path / "two/rank1.pt"), steps=(2, 4))
     last = train(1, tmp_path / "one", load=str(tmp_path / "four/rank3.pt"), steps=(4, 6))[0]
-    assert all(torch.equal(a, b) for a, b in zip(last["params"], whole["params"]))
+    for kind in KINDS:
+        assert all(torch.equal(a, b) for a, b in zip(last[kind]["params"], whole[kind]["params"])), kind
 
 
 def test_one_ranks_bad_gradient_stops_every_rank(tmp_path):
     for found in train(2, tmp_path / "a", steps=(0, 1), bad=True):
-        assert "non-finite gradient in p3" in found["error"]
-        assert all(torch.equal(a, b) for a, b in zip(found["params"], parameters()))
+        for kind in KINDS:
+            assert "non-finite gradient in p3" in found[kind]["error"]
+            assert all(torch.equal(a, b) for a, b in zip(found[kind]["params"], parameters()))
