@@ -21,7 +21,8 @@ paper's, arXiv 2606.27715 (another map, gentler at K = 2 and not convergent); po
 import torch
 from torch import Tensor
 
-from .polar import COEFFICIENTS, QUINTIC, batched, by_largest, iteration_dtype, polar, quintics, unit
+from .polar import (COEFFICIENTS, QUINTIC, batched, by_largest, iteration_dtype, polar, quintics, transposed,
+                    unit)
 
 SCHEDULES = ("restart", "polish", "warm", "algorithm3")
 POLISH_STEPS = 12   # in all, as quintic12 has
@@ -110,7 +111,7 @@ def polish(X: Tensor, rounds: int, beta: float, dtype: torch.dtype) -> Tensor:
             X = quintics(add(X, B, X, beta=a), add, (QUINTIC,) * (ROUND_STEPS - 1))
         return X
 
-    return batched(work, unit(X, dtype).mT.contiguous()).mT.contiguous().reshape(X.shape)
+    return transposed(batched(work, transposed(unit(X, dtype)))).reshape(X.shape)
 
 
 def algorithm3(X: Tensor, iterations: int, beta: float, method: str, dtype) -> Tensor:
