@@ -10,10 +10,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
+import optimizers.matrix
 import records.chunked
 import train_gpt
 from optimizers import build_optimizers, resolve
 from optimizers.diagnostics import activation_dead
+from optimizers.stage import run_chain
 from records import gradients
 from records.gradients import Gradients, buckets_of, bytes_per_step
 from records.log import read_log
@@ -91,6 +93,38 @@ def test_every_block_runs_one_compiled_graph(monkeypatch):
     assert graphs == 4  # block and head, each with gradients and without; not one a block
     outcome(fast)
     assert counts["stats"]["unique_graphs"] == graphs
+
+
+@pytest.mark.parametrize("fast", [False, True], ids=["plain", "fast"])
+def test_nothing_is_compiled_after_the_warm_up(laptop, tmp_path, monkeypatch, fast):
+    """Two seeds with validations and diagnostics, compiled on the CPU as on a GPU but for the backend."""
+    torch._dynamo.reset()
+    counts, compiler, warm = torch._dynamo.utils.counters, torch.compile, []
+    counts.clear()
+
+    class Compiled(GPT):
+        def __init__(self, config):
+            super().__init__(config)
+            if not fast:
+                self.compile(dynamic=False)
+
+        def speed_up(self, compile):
+            super().speed_up(compile=True)
+
+    def warm_up(run, work=train_gpt.warm_up):
+        found = work(run)
+        warm.append(counts["stats"]["unique_graphs"])
+        return found
+
+    monkeypatch.setattr(torch, "compile", lambda f, **options: compiler(f, backend="eager", **options))
+    monkeypatch.setattr(optimizers.matrix, "run_chain", torch.compile(run_chain, dynamic=False))
+    monkeypatch.setattr(train_gpt, "GPT", Compiled)
+    monkeypatch.setattr(train_gpt, "warm_up", warm_up)
+    assert train_gpt.main(list(map(str, [
+        "--device", "cpu", "--track", "laptop", "--allow-custom", "--track.val_tokens", "4096", "--seeds", "0",
+        "1", "--steps", "5", "--val-every", "2", "--track.model.num_layers", "2", "--data-dir", laptop,
+        "--log-dir", tmp_path, *["--fast"] * fast]))) == 0
+    assert warm[0] > 3 and counts["stats"]["unique_graphs"] == warm[0]
 
 
 # ---------------------------------------------------------------- gradients
