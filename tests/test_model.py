@@ -51,7 +51,7 @@ def test_twenty_steps_follow_the_row(name):
         model.zero_grad()
     apart = {row: max(abs(here - there) for here, there in zip(losses, theirs, strict=True))
              for row, theirs in GOLDEN["rows"].items()}
-    # Rounding leaves 1e-3, and 3e-3 for row 5, whose model multiplies by its gains before it rounds to bfloat16.
+    # Rounding leaves 1e-3; 3e-3 for row 5, whose model multiplies by its gains before it rounds to bfloat16.
     assert apart[number] < 3e-2, apart
     # The comparison has teeth: the inputs are learnable, and every other row is further away.
     assert GOLDEN["rows"][number][-1] < GOLDEN["rows"][number][0] - 1
