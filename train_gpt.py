@@ -349,7 +349,7 @@ def open_streams(plan: Plan, world: World) -> tuple[shards.TokenStream, shards.T
     """The training and validation streams; Refusal where the shards are missing, broken, or too few."""
     fix = f"run `python {shards.fetch_words(plan.track, plan.recipe.steps)}`"
     if plan.args.data_dir:
-        fix += ", mend --data-dir, or fit the track to your data: --allow-custom --track.val_tokens N"
+        fix += " and leave --data-dir out, or fit the track to your data: --allow-custom --track.val_tokens N"
     return shards.open_streams(plan.data_dir, plan.track, plan.recipe.steps, world.rank, world.size, fix)
 
 

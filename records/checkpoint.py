@@ -183,8 +183,13 @@ def arguments(folder: Path) -> list[str]:
 
 
 def plan_of(parse, argv: list[str]):
-    """train_gpt.parse(argv); with --resume, of the arguments of that run and of `argv` behind them."""
+    """train_gpt.parse(argv); with --resume, of the arguments of that run and of `argv` behind them. Refusal
+    where a --log-dir names another folder than --resume."""
     plan = parse(argv)
+    there, named = plan.args.resume, plan.args.log_dir
+    if there and named and there.absolute() != named.absolute():
+        raise Refusal(f"--resume {there} goes on in that folder, not in --log-dir {named}; leave --log-dir "
+                      "out", code=2)
     return parse([*arguments(plan.args.resume), *argv]) if plan.args.resume else plan
 
 

@@ -65,18 +65,19 @@ class Guard:
                            f"the weights are intact; {self._remedy()}")
         if stop:
             raise Interrupted(f"stopped by a signal after step {self.step + 1} of seed {self.seed}; the log "
-                              "is closed, go on with --resume and its folder",
+                              f"is closed, go on with --resume {self.folder}",
                               code=128 + (self.stop.number or signal.SIGTERM))
         return mean
 
     def _remedy(self) -> str:
-        """What to do after a divergence: a recipe that diverges needs another, a fault only its last good
-        checkpoint."""
+        """What to do after a divergence: a recipe that diverges by itself needs another, a fault only its
+        last checkpoint, whose numbers are all finite."""
+        anew = "start again with a lower learning rate (--recipe.lr) and another --log-dir"
         kept = checkpoint.names(self.folder) if self.folder else []
         if not kept:
-            return "no checkpoint was written yet: lower the learning rate (--recipe.lr) and start again"
+            return f"no checkpoint was written yet: {anew}"
         return (f"the last good checkpoint is {kept[0].stem}: after a fault of the machine or the data go on "
-                f"with --resume {self.folder}, else start again with a lower learning rate (--recipe.lr)")
+                f"with --resume {self.folder}; a recipe that diverges by itself would do so again: {anew}")
 
 
 def _largest(grads: list[Tensor]) -> list[Tensor]:

@@ -9,6 +9,7 @@ from . import checkpoint
 from .cli import Refusal
 from .environment import digest, hardware, loaded_sources, versions, write_header
 from .log import LogWriter, lock_folder
+from .show import say
 
 
 def run_header(plan, train, val, fix: str) -> dict:
@@ -60,6 +61,16 @@ def _open_log(run, root: Path, folder: Path | None, fix: str) -> None:
     run.start, log = checkpoint.resume(folder, root, header)
     run.identity = digest(checkpoint.identity(log.header, log.sources))
     if rank0:
+        say(run, where_from(run.start))
         run.log = LogWriter.reopen(log.path, seed=run.start.seed, step=run.start.step,
                                    world_size=run.world.size, versions=versions(),
                                    hardware=hardware(run.world.device))
+
+
+def where_from(start: checkpoint.Start) -> str:
+    """For the person: where a run goes on."""
+    if start.seed is None:
+        return "every seed is done; the log is closed"
+    if start.tensors is None and start.seed in start.begun:
+        return f"seed {start.seed} starts again from step 0: it has no checkpoint that is whole"
+    return f"goes on with seed {start.seed} from step {start.step}"

@@ -77,8 +77,9 @@ def read_variants(args) -> list[Variant]:
             raise Refusal(f"--at {args.at}: {variant.name} takes {variant.plan.recipe.steps} steps; fork at "
                           "a step between the first and the last", code=2)
         if apart := differs(first.plan.recipe, variant.plan.recipe, args.at):
+            sooner = "fork earlier, or " * ("at step" in apart)
             raise Refusal(f"{first.name} (there) and {variant.name} (here) differ before step {args.at}, "
-                          f"{apart}; fork earlier, or compare them by scripts/compare.py", code=2)
+                          f"{apart}; {sooner}compare them by scripts/compare.py", code=2)
     return variants
 
 

@@ -121,9 +121,9 @@ def test_nothing_is_compiled_after_the_warm_up(laptop, tmp_path, monkeypatch, fa
     monkeypatch.setattr(train_gpt, "GPT", Compiled)
     monkeypatch.setattr(train_gpt, "warm_up", warm_up)
     assert train_gpt.main(list(map(str, [
-        "--device", "cpu", "--track", "laptop", "--allow-custom", "--track.val_tokens", "4096", "--seeds", "0",
-        "1", "--steps", "5", "--val-every", "2", "--track.model.num_layers", "2", "--data-dir", laptop,
-        "--log-dir", tmp_path, *["--fast"] * fast]))) == 0
+        "--device", "cpu", "--track", "laptop", "--allow-custom", "--track.val_tokens", "4096",
+        "--steps", "5", "--seeds", "0", "1", "--val-every", "2", "--track.model.num_layers", "2",
+        "--data-dir", laptop, "--log-dir", tmp_path, *["--fast"] * fast]))) == 0
     assert warm[0] > 3 and counts["stats"]["unique_graphs"] == warm[0]
 
 

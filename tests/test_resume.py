@@ -98,10 +98,15 @@ def test_a_terminated_run_goes_on_with_the_same_digits(laptop, tmp_path, undistu
     wait_for(process, tmp_path / "log", r"@ checkpoint .*\"step\": 10")
     process.send_signal(signal.SIGTERM)
     _, err = finish(process, code=143)
-    assert err.count("\n") == 1 and "--resume" in err
+    assert err.count("\n") == 1 and f"--resume {tmp_path / 'log'}\n" in err
     (path,) = (tmp_path / "log").glob("*.txt")
     assert read_log(path).status == "interrupted"
-    resume(laptop, tmp_path / "log")
+    other = tmp_path / "other"
+    err = resume(laptop, tmp_path / "log", "--log-dir", other, code=2)[1]
+    assert err.count("\n") == 1 and "leave --log-dir out" in err and not other.exists()
+    out = resume(laptop, tmp_path / "log")[0]
+    (resumed,) = [data for _, kind, data in read_log(path).events if kind == "resume"]
+    assert f"goes on with seed 0 from step {resumed['step']}\n" in out
     assert digits(tmp_path / "log") == undisturbed[1]
     log = read_log(path)
     kinds = [kind for _, kind, _ in log.events if kind in ("seed", "end", "resume", "outcome")]

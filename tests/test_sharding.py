@@ -91,7 +91,8 @@ def test_weights_are_bit_equal_and_the_state_is_complete(single, tmp_path, world
         for found in ranks:
             assert all(torch.equal(a, b) for a, b in zip(found[kind]["params"], alone["params"])), kind
             there = found[kind]["optimizer"]["state"]
-            assert all(torch.equal(there[i][name], value) for i, s in state.items() for name, value in s.items())
+            assert all(torch.equal(there[i][name], value)
+                       for i, s in state.items() for name, value in s.items())
         assert sum(found[kind]["owned"] for found in ranks) == len(SHAPES)  # each state lives on one rank
     assert all(len(single[kind]["optimizer"]["state"][0]) > 1 for kind in ("warm", "normuon", "soap"))
 
