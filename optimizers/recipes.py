@@ -188,6 +188,12 @@ RECIPES = {recipe.name: recipe for recipe in (
         matrices=(Nesterov(), Equilibrate(), Polar("quintic12"), AspectScale(), Decay()),
         balance=Balance(attn="rows", up="rows", down="rows"), laptop=dict(lr=0.028, weight_decay=0.05)),
     _like_36(
+        "muoneq-fc", "aurora's constants with fc's rows evened out, and its columns by the root of their "
+        "norms, before a plain polar in place of its map: below aurora on laptop (records/studies/family); "
+        "not tuned; not yet run on 8 GPUs",
+        matrices=(Nesterov(), Equilibrate(other=0.5), Polar("quintic12"), AspectScale(), Decay()),
+        balance=Balance(up="rows"), laptop=dict(lr=0.028, weight_decay=0.05)),
+    _like_36(
         "riemannian", "aurora's constants with the constrained optimum (riemannian.py) in place of its map: "
         "the control arm of whether alignment with the gradient matters; not yet run on 8 GPUs",
         matrices=(Nesterov(), RiemannianPolar(), AspectScale(), Decay()),

@@ -76,25 +76,29 @@ def _losses(plt, study: Study, found: dict):
     left.set(xlabel="final validation loss (nats): mean, 95 %, seeds", yticks=range(len(rows)),
              yticklabels=[cell.label for cell, _ in rows], ylim=(-0.6, len(rows) - 0.4))
     if paired:
-        _bars(right, [row.get("difference") for _, row in rows], "s", LIGHT[1])
-        names = sorted({row["baseline"] for _, row in rows if "difference" in row})
+        names = [row["baseline"] for _, row in rows if "difference" in row]
+        names = sorted(set(names), key=lambda name: (-names.count(name), name))
+        _bars(right, [row.get("difference") for _, row in rows], "s", LIGHT[1],
+              [row.get("baseline") not in names[:1] for _, row in rows])
         right.axvline(0, color="0.4", lw=1, ls=(0, (2, 2)))
-        right.set(xlabel=f"loss minus that of {' or '.join(names)}\n(nats, paired by seed, 95 %)")
+        text = " or ".join([names[0], *(f"{name} (open)" for name in names[1:])])
+        right.set(xlabel=f"loss minus that of {text}\n(nats, paired by seed, 95 %)")
     for ax in axes[0]:
         ax.grid(alpha=0.25)
     return figure
 
 
-def _bars(ax, found: list, marker: str, colour: str) -> None:
-    """Means with their intervals, a line each. What lies so far above the rest that they could not be told
-    apart beside it stands as a number at the edge."""
+def _bars(ax, found: list, marker: str, colour: str, hollow=None) -> None:
+    """Means with their intervals, a line each; `hollow`: which are open. What lies so far above the rest
+    that they could not be told apart beside it stands as a number at the edge."""
     means = [row["mean"] for row in found if row]
     halves = [row["high"] - row["mean"] for row in found if row and row["high"] is not None]
     most = min(means) + 8 * max(median(means) - min(means), median(halves or [0]))
     inside = [row for row in found if row and row["mean"] <= most] or [row for row in found if row]
     for i, row in enumerate(found):
         if row in inside:
-            ax.errorbar(row["mean"], i, xerr=_ends(row), fmt=marker, color=colour, capsize=3)
+            fill = "white" if hollow and hollow[i] else colour
+            ax.errorbar(row["mean"], i, xerr=_ends(row), fmt=marker, color=colour, mfc=fill, capsize=3)
         elif row:
             ax.annotate(f"{row['mean']:.4f} \u2192", (0.99, i), xycoords=("axes fraction", "data"),
                         ha="right", va="center", color=colour)

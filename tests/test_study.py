@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from optimizers import resolve
 from records import findings, rules
 from records.cli import Refusal
 from records.log import read_log
@@ -178,6 +179,14 @@ def test_findings_are_filled_in(done):
                         ("{{tiny wid loss}}", "did you mean wide")):
         with pytest.raises(Refusal, match=hint):
             render(wrong)
+
+
+def test_the_recipe_named_after_a_point_of_the_family_is_that_point():
+    logs = sorted((ROOT / "records/studies/family/before-rows-and-half-columns").glob("*.xz"))
+    assert len(logs) == 3
+    here = json.loads(json.dumps(resolve("muoneq-fc", "laptop").resolved()))
+    there = read_log(logs[0]).header["recipe"]
+    assert {**there, "name": here["name"], "note": here["note"]} == here
 
 
 def test_an_altered_finding_is_seen(tmp_path, monkeypatch, capsys):
