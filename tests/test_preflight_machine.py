@@ -58,6 +58,7 @@ def test_optimizer_state_is_counted_as_it_is_allocated(name):
 
 STEP = """
 import re, torch
+from pathlib import Path
 from optimizers import RECIPES, MatrixOptimizer
 
 def resident(field):
