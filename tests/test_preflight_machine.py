@@ -78,15 +78,15 @@ print(resident("VmHWM") - before)
 
 def test_a_step_takes_no_more_than_the_estimate():
     """The resident memory's high-water mark of a step, less what was resident before it; in a process of its
-    own, for one that has freed memory may need none."""
-    done = subprocess.run([sys.executable, "-c", STEP], cwd=train_gpt.ROOT, capture_output=True,
-                          text=True, timeout=120)
+    own, whose allocator gives back at once what is freed: memory that it keeps would not be seen."""
+    done = subprocess.run([sys.executable, "-c", STEP], cwd=train_gpt.ROOT, capture_output=True, text=True,
+                          timeout=120, env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"})
     if "clear_refs" in done.stderr:
         pytest.skip("this system keeps no high-water mark that can be reset")
     assert done.returncode == 0, done.stderr
     matrices = 128 * 512 * 128
     # A CPU steps parts of the stack, and needs less than the whole stacks of a GPU that are counted.
-    assert 0.1 < int(done.stdout) / (4 * (2 + 10) * matrices) < 1.05
+    assert 0.2 < int(done.stdout) / (4 * (2 + 10) * matrices) < 1.05
 
 
 def test_micro_batches_that_fit(folder, monkeypatch):
