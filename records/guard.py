@@ -34,7 +34,7 @@ class Guard:
     """Makes, keeps and reads the status of each step of one seed."""
 
     def __init__(self, world: World, stop: StopSignal, names: list[str], tokens_per_step: int, seed: int,
-                 folder: Path | None = None):
+                 folder: Path | None):
         self.world, self.stop, self.names, self.folder = world, stop, names, folder
         self.tokens_per_step, self.seed = tokens_per_step, seed
         self.step = self.status = None

@@ -100,15 +100,14 @@ def figures(optimizer, params, before) -> dict:
                 sigma_max=max(high for _, high in sigma), alignment=mean(aligned))
 
 
-def launches(step, cuda: bool) -> dict:
+def profiled(step, cuda: bool) -> dict:
     """Kernels launched by one step on CUDA; on the CPU, operators called, and the most memory they held."""
+    with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * cuda],
+                 profile_memory=not cuda) as trace:
+        step()
     if cuda:
-        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as trace:
-            step()
         kernels = [event for event in trace.events() if event.device_type == torch.autograd.DeviceType.CUDA]
         return dict(launches=sum(not event.is_user_annotation for event in kernels), peak_mib=None)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
-        step()
     held = [event for event in trace.profiler.kineto_results.events() if event.name() == "[memory]"]
     sums = accumulate(event.nbytes() for event in sorted(held, key=lambda event: event.start_ns()))
     count = sum(event.name.startswith("aten::") and
@@ -132,7 +131,7 @@ def measure(found: dict, stack: list, repeat: int, device: str) -> list[dict]:
         with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
             optimizer.step()
         runs[name] = dict(optimizer=optimizer, params=params, gflop=counter.get_total_flops() / 1e9,
-                          **launches(optimizer.step, cuda), times=[])
+                          **profiled(optimizer.step, cuda), times=[])
     for _ in range(repeat):
         for run in runs.values():
             if cuda:

@@ -54,7 +54,7 @@ def test_twenty_steps_follow_the_row(name):
     apart = {row: max(abs(here - there) for here, there in zip(losses, theirs, strict=True))
              for row, theirs in GOLDEN["rows"].items()}
     # Rounding leaves 1e-3; 3e-3 for row 5, whose model multiplies by its gains before it rounds to bfloat16.
-    assert apart[number] < 3e-2, apart
+    assert apart[number] < 2e-2, apart
     # The comparison has teeth: the inputs are learnable, and every other row is further away.
     assert GOLDEN["rows"][number][-1] < GOLDEN["rows"][number][0] - 1
     assert all(apart[number] < apart[row] / 2 for row in apart if row != number), apart
