@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .balance import SCHEDULES, balanced_polar, balances_rows, correction, even
+from .balance import SCHEDULES, balanced_polar, balances_rows, correction, row_norms
 from .matrix import MatrixOptimizer
 from .momentum import Nesterov
 from .polar import PRECISIONS, check_method, polar
@@ -61,7 +61,8 @@ class BalancedPolar(Stage):
         by_rows = balances_rows(update.shape, ctx.balance)
         if by_rows is None:
             return polar(update, self.method, PRECISIONS[self.precision])
-        G, norm = even(update if by_rows else update.mT)
+        G = update if by_rows else update.mT
+        norm = row_norms(G)
         D = ctx.state["row_scale"] if by_rows else ctx.state["row_scale"].mT
         D = torch.where(D > 0, D, 1 / norm)
         U = polar(D * G, self.method, PRECISIONS[self.precision])

@@ -21,8 +21,8 @@ paper's, arXiv 2606.27715 (another map, gentler at K = 2 and not convergent); po
 import torch
 from torch import Tensor
 
-from .polar import (COEFFICIENTS, QUINTIC, batched, by_largest, iteration_dtype, polar, quintics, transposed,
-                    unit)
+from .polar import (COEFFICIENTS, QUINTIC, addmm, batched, iteration_dtype, polar, quintics, syrk,
+                    transposed, unit)
 
 SCHEDULES = ("restart", "polish", "warm", "algorithm3")
 POLISH_STEPS = 12   # in all, as quintic12 has
@@ -58,22 +58,23 @@ def balanced_polar(G: Tensor, balance: str | None = "rows", iterations: int = 2,
     by_rows = balances_rows(G.shape, balance)
     if by_rows is None:
         return polar(G, method, dtype)
-    X, norm = even(G if by_rows else G.mT)
+    X = G if by_rows else G.mT
     if schedule == "polish":
-        U = polish(X / norm, iterations, beta, dtype or iteration_dtype(X))
+        U = polish(X / row_norms(X), iterations, beta, dtype or iteration_dtype(X))
     elif schedule == "algorithm3":
         U = algorithm3(X, iterations, beta, method, dtype)
     else:
-        U = restart(X, 1 / norm, iterations, beta, method, dtype)
+        U = restart(X, 1 / row_norms(X), iterations, beta, method, dtype)
     return (U if by_rows else U.mT).to(G.dtype)
 
 
-def even(G: Tensor) -> tuple[Tensor, Tensor]:
-    """G (float32) and its row norms, over the mean row norm; a row below 1e-8 of that counts as zero."""
-    G = by_largest(G)
-    norm = torch.linalg.vector_norm(G, dim=-1, keepdim=True)
-    mean = norm.mean(dim=(-2, -1), keepdim=True).clamp(min=torch.finfo(G.dtype).tiny)
-    return G / mean, (norm / mean).clamp(min=1e-8)
+def row_norms(G: Tensor) -> Tensor:
+    """Norms of the rows of G over their mean, (..., rows, 1), float32; one below 1e-8 counts as zero and is
+    given as 1e-8."""
+    high = torch.promote_types(G.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(G, dim=-1, keepdim=True, dtype=high).clamp(max=1e18)  # of inf too
+    mean = norm.mean(dim=(-2, -1), keepdim=True).clamp(min=torch.finfo(norm.dtype).tiny)
+    return (norm / mean).clamp(min=1e-8)
 
 
 def correction(U: Tensor, beta: float) -> Tensor:
@@ -96,19 +97,19 @@ def polish(X: Tensor, rounds: int, beta: float, dtype: torch.dtype) -> Tensor:
     head = (*COEFFICIENTS["polar_express"], *(QUINTIC,) * POLISH_STEPS)[:POLISH_STEPS - ROUND_STEPS * rounds]
     a, b, c = QUINTIC
 
-    def work(X, add):  # X is wide from here on: its columns are those rows
-        X = quintics(X, add, head)
+    def work(X):  # X is wide from here on: its columns are those rows
+        X = quintics(X, head)
         for _ in range(rounds):
             X = (X * correction(X.mT, beta).mT).to(dtype)
-            A = X @ X.mT
-            A2 = A @ A
+            A = syrk(X)
+            A2 = syrk(A)
             # |A^2|_F^(1/4) overestimates sigma_1, by n^(1/8) where all are equal; 1.2 takes back a part of
             # that and keeps sigma below 1.2, where the quintic is still at most 1.06.
             s = 1.2 / torch.linalg.vector_norm(A2, dim=(-2, -1), keepdim=True, dtype=torch.float32).pow(0.25)
             s = torch.where(s.isfinite(), s, 1)  # of a zero matrix
             B = (b * s**2 * A + c * s**4 * A2).to(dtype)
             X = (s * X).to(dtype)
-            X = quintics(add(X, B, X, beta=a), add, (QUINTIC,) * (ROUND_STEPS - 1))
+            X = quintics(addmm(X, B, X, a), (QUINTIC,) * (ROUND_STEPS - 1))
         return X
 
     return transposed(batched(work, transposed(unit(X, dtype)))).reshape(X.shape)
@@ -116,9 +117,8 @@ def polish(X: Tensor, rounds: int, beta: float, dtype: torch.dtype) -> Tensor:
 
 def algorithm3(X: Tensor, iterations: int, beta: float, method: str, dtype) -> Tensor:
     """The paper's Algorithm 3 for a tall X: D is a running geometric mean of the row norms."""
-    D = torch.ones_like(X[..., :1])
+    D = 1.0
     for _ in range(iterations):
-        norm = torch.linalg.vector_norm(X, dim=-1, keepdim=True)
-        D = D.pow(beta) * torch.where(norm > 1e-8, norm, 1).pow(1 - beta)
+        D = D**beta * row_norms(X).pow(1 - beta)
         X = polar(X / D, method, dtype)
     return X

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .balance import even
+from .balance import row_norms
 from .stage import Context, Stage
 
 
@@ -33,7 +33,6 @@ class Equilibrate(Stage):
             return update
         rows, cols = update.shape[-2:]
         by_rows = rows >= cols if ctx.balance == "long" else ctx.balance == "rows"
-        G, named = even(update if by_rows else update.mT)
-        _, other = even(G.mT)
-        G = G / (named.pow(self.exponent) * other.mT.pow(self.other))
-        return (G if by_rows else G.mT).to(update.dtype)
+        G = update if by_rows else update.mT
+        scale = row_norms(G).pow(self.exponent) * row_norms(G.mT).mT.pow(self.other)
+        return update / (scale if by_rows else scale.mT)

@@ -48,6 +48,10 @@ class Stack:
         out[len(tensors):].zero_()
         return out
 
+    def write(self, full: Tensor) -> None:
+        """The new weights, (slots, rows, cols), to the parameters."""
+        torch._foreach_copy_(self.params, list(full[:len(self.params)].unbind(0)))
+
     def allocate(self, chain, old: dict) -> None:
         """State for the owned matrices, as per-parameter views in `old`; what `old` holds already stays."""
         weight = self.batch(self.owned, len(self.owned))
@@ -229,15 +233,19 @@ class MatrixOptimizer(torch.optim.Optimizer):
                 return loss
             grads = [self._gradients(stack) for stack in stacks]
             skip = self._skip_flag(stacks, grads)
-            reduced = [self._reduce(stack, g) for stack, g in zip(stacks, grads)]
         except (ValueError, FloatingPointError):
             self._forget_sent()
             raise
-        gathers = [self._gather(stack, self._update(stack, *r, skip)) for stack, r in zip(stacks, reduced)]
-        for stack, (full, work) in zip(stacks, gathers):
-            if work is not None:
+        if self.world_size == 1:  # stack by stack: one stack's temporaries at a time
+            for stack, g in zip(stacks, grads):
+                stack.write(self._update(stack, *self._reduce(stack, g), skip))
+        else:
+            reduced = [self._reduce(stack, g) for stack, g in zip(stacks, grads)]
+            gathers = [self._gather(stack, self._update(stack, *r, skip))
+                       for stack, r in zip(stacks, reduced)]
+            for stack, (full, work) in zip(stacks, gathers):
                 work.wait()
-            torch._foreach_copy_(stack.params, list(full[:len(stack.params)].unbind(0)))
+                stack.write(full)
         for group in self.param_groups:
             group["step"] += 1
         return loss
@@ -317,8 +325,6 @@ class MatrixOptimizer(torch.optim.Optimizer):
         return run_chain(self.chain, weight, grad, state, *rest, None)
 
     def _gather(self, stack: Stack, mine: Tensor) -> tuple:
-        if self.world_size == 1:
-            return mine, None
         full = mine.new_empty((stack.per_rank * self.world_size, *mine.shape[1:]))
         return full, _all_gather(full, mine.contiguous(), group=self.process_group, async_op=True)
 

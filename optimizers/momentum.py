@@ -24,6 +24,5 @@ class Nesterov(Stage):
         ctx.state["momentum"] = ctx.weight.new_zeros(ctx.weight.shape)
 
     def __call__(self, update: Tensor, ctx: Context) -> Tensor:
-        M = torch.lerp(ctx.state["momentum"], update, 1 - ctx.momentum)
-        ctx.state["momentum"] = M
+        M = ctx.state["momentum"].lerp_(update, 1 - ctx.momentum)
         return torch.lerp(M, update, 1 - ctx.momentum) if self.nesterov else M

@@ -37,6 +37,8 @@ COEFFICIENTS = {
 METHODS = (*COEFFICIENTS, "gram", "exact")
 PRECISIONS = {None: None, **{name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}}
 CPU_LARGE = 2**19  # entries of a large matrix, see batched
+CPU_STRIP = 256  # its rows that gram_of multiplies at once
+SMALLEST_NORM = 1e-15  # squares of a smaller matrix's entries vanish in float32: it is as good as zero
 # gram: the steps of quintic12 in three segments, X formed anew between them; without that, eigenvalues that
 # rounding made negative grow until they overflow. https://github.com/Dao-AILab/gram-newton-schulz
 GRAM_SEGMENTS = ((QUINTIC,) * 4,) * 3
@@ -46,7 +48,8 @@ def polar(G: Tensor, method: str = "quintic12", dtype: torch.dtype | None = None
     """The polar factor of each matrix of `G` (..., rows, cols), in G's dtype; G is not written.
 
     dtype: precision of the iteration; None is bfloat16 (`gram`: float16) on CUDA and float32 (float64 for
-    float64) elsewhere. The result does not depend on the scale of G; a zero matrix gives zero.
+    float64) elsewhere. The result does not depend on the scale of G (|G|_F from 1e-15 to 1e15, beyond it
+    falls to zero); a zero matrix gives zero.
     Raises ValueError for an unknown method, and for `gram` in bfloat16.
     """
     if method not in METHODS:
@@ -85,25 +88,18 @@ def iteration_dtype(G: Tensor, method: str = "quintic12") -> torch.dtype:
 
 def unit(G: Tensor, dtype: torch.dtype) -> Tensor:
     """G / |G|_F as (batch, rows, cols) in `dtype`; the norm is taken in float32, before any cast."""
-    X = by_largest(G.reshape(-1, *G.shape[-2:]))
-    norm = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True)
-    return X.div_(norm.clamp(min=1)).to(dtype)  # the norm is at least 1, or that of a zero matrix
-
-
-def by_largest(G: Tensor) -> Tensor:
-    """G in float32 or more, over its largest entry: its squares then neither vanish nor overflow, and G's
-    scale does not matter. A zero matrix stays zero."""
-    X = G.to(torch.promote_types(G.dtype, torch.float32))
-    # On a CPU ten times as fast as vector_norm(ord=inf).
-    largest = torch.maximum(X.amax((-2, -1), keepdim=True), -X.amin((-2, -1), keepdim=True))
-    return X / largest.clamp(min=torch.finfo(X.dtype).tiny)
+    X = G.reshape(-1, *G.shape[-2:]).to(torch.promote_types(G.dtype, torch.float32))
+    norm = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True).clamp(min=SMALLEST_NORM)
+    if dtype == torch.bfloat16:  # has the range of float32: cast first, a pass less
+        return X.to(dtype) / norm.to(dtype)
+    return (X / norm).to(dtype)
 
 
 def newton_schulz(X: Tensor, coefficients) -> Tensor:
     """The quintics (a, b, c) applied one after the other to the singular values of X (batch, rows, cols)."""
     if X.size(-2) > X.size(-1):
         return transposed(newton_schulz(transposed(X), coefficients))
-    return batched(lambda X, add: quintics(X, add, coefficients), X)
+    return batched(lambda X: quintics(X, coefficients), X)
 
 
 def transposed(X: Tensor) -> Tensor:
@@ -112,20 +108,41 @@ def transposed(X: Tensor) -> Tensor:
 
 
 def batched(work, X: Tensor) -> Tensor:
-    """work(X, add) where add(C, A, B, beta=, alpha=) = beta C + alpha A B: for the batch in one go; on
-    a CPU for large matrices one by one, whose bfloat16 products are up to three times as fast so."""
+    """work(X) for the batch in one go; on a CPU for large matrices one by one, each as (rows, cols): their
+    bfloat16 products are up to three times as fast so, and syrk multiplies less."""
     if X.device.type == "cpu" and X[0].numel() >= CPU_LARGE:
-        found = [work(x, torch.addmm) for x in X]
+        found = [work(x) for x in X]
         return torch.stack(found) if len(X) > 1 else found[0][None]
-    return work(X, torch.baddbmm)
+    return work(X)
 
 
-def quintics(X: Tensor, add, coefficients) -> Tensor:
-    """X <- a X + (b A + c A^2) X, A = XX', for each (a, b, c); X is not tall. `add`: see batched."""
+def quintics(X: Tensor, coefficients) -> Tensor:
+    """X <- a X + (b A + c A^2) X, A = XX', for each (a, b, c); X is not tall."""
     for a, b, c in coefficients:
-        A = X @ X.mT
-        X = add(X, add(A, A, A, beta=b, alpha=c), X, beta=a)
+        A = syrk(X)
+        X = addmm(X, syrk(A, A, b, c), X, a)
     return X
+
+
+def addmm(C: Tensor, A: Tensor, B: Tensor, beta: float) -> Tensor:
+    """beta C + A B, for matrices or batches of them."""
+    return (torch.addmm if C.ndim == 2 else torch.baddbmm)(C, A, B, beta=beta)
+
+
+def syrk(X: Tensor, C: Tensor | None = None, beta: float = 0.0, alpha: float = 1.0) -> Tensor:
+    """XX', or beta C + alpha XX' for a symmetric C. Of a single matrix, which is large and on a
+    CPU (see batched), only blocks on and below the diagonal are multiplied: two thirds of 768 rows' work."""
+    if X.ndim > 2:
+        return X @ X.mT if C is None else torch.baddbmm(C, X, X.mT, beta=beta, alpha=alpha)
+    found = X.new_empty(len(X), len(X))
+    for i in range(0, len(X), CPU_STRIP):
+        strip, upto = slice(i, i + CPU_STRIP), slice(i + CPU_STRIP)
+        if C is None:
+            torch.mm(X[strip], X[upto].mT, out=found[strip, upto])
+        else:
+            torch.addmm(C[strip, upto], X[strip], X[upto].mT, beta=beta, alpha=alpha, out=found[strip, upto])
+        found[:i, strip] = found[strip, :i].mT
+    return found
 
 
 def gram_newton_schulz(X: Tensor) -> Tensor:

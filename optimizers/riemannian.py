@@ -40,7 +40,7 @@ from torch import Tensor
 from .balance import balances_rows
 from .matrix import MatrixOptimizer
 from .momentum import Nesterov
-from .polar import PRECISIONS, by_largest, check_method, iteration_dtype, polar
+from .polar import PRECISIONS, check_method, iteration_dtype, polar
 from .stage import Context, Stage
 from .step import AspectScale, Decay, frobenius, ratio
 
@@ -168,9 +168,18 @@ class RiemannianAurora(MatrixOptimizer):
 # ---------------------------------------------------------------- the parts of an iteration
 
 
+def _by_largest(G: Tensor) -> Tensor:
+    """G in float32 or more, over its largest entry: its squares then neither vanish nor overflow, and G's
+    scale does not matter. A zero matrix stays zero."""
+    X = G.to(torch.promote_types(G.dtype, torch.float32))
+    # On a CPU ten times as fast as vector_norm(ord=inf).
+    largest = torch.maximum(X.amax((-2, -1), keepdim=True), -X.amin((-2, -1), keepdim=True))
+    return X / largest.clamp(min=torch.finfo(X.dtype).tiny)
+
+
 def _scaled(G: Tensor) -> Tensor:
     """G in float32 or more, scaled to |G|_F = sqrt(n): singular values of the order of 1, as those of U."""
-    G = by_largest(G)
+    G = _by_largest(G)
     return G * ratio(G.new_tensor(G.size(-1) ** 0.5), frobenius(G))
 
 

@@ -21,7 +21,7 @@ class Context:
     names: list = field(default_factory=list)  # of the parameters, for a refusal by init
     first: bool = False            # this is the optimizer's first step; not a tensor: graphs may differ
     before: Tensor | None = None   # in after_step: the weight before this step
-    state: dict[str, Tensor] = field(default_factory=dict)  # stages replace entries, never write into them
+    state: dict[str, Tensor] = field(default_factory=dict)  # stages may write into entries, or replace them
 
 
 class Stage:
@@ -53,7 +53,8 @@ def run_chain(chain, weight, grad, state, scalars, balance, first, skip) -> Tens
     high = torch.promote_types(weight.dtype, torch.float32)
     grad = unless_skipped(grad.to(high), 0)  # a stage that decomposes it must not meet a NaN
     ctx = Context(weight=weight.to(high), grad=grad, balance=balance, first=first, **scalars)
-    ctx.state = {name: value.to(high) for name, value in state.items()}
+    # Where the step may yet be skipped, stages write into copies (which a compiler leaves out).
+    ctx.state = {name: value.to(high, copy=skip is not None) for name, value in state.items()}
     update = ctx.grad
     for stage in chain:
         update = stage(update, ctx)
@@ -61,5 +62,6 @@ def run_chain(chain, weight, grad, state, scalars, balance, first, skip) -> Tens
     for stage in chain:
         stage.after_step(ctx)
     for name, old in state.items():
-        old.copy_(unless_skipped(ctx.state[name].to(old.dtype), old))
+        if ctx.state[name] is not old:
+            old.copy_(unless_skipped(ctx.state[name].to(old.dtype), old))
     return unless_skipped(ctx.weight.to(weight.dtype), weight)

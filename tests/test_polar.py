@@ -58,6 +58,15 @@ def test_batches_transposes_and_inputs(method):
     assert polar(G.bfloat16(), method).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("shape", [(2, 600, 1200), (1, 1500, 400)])
+def test_large_matrices_on_a_cpu_which_go_one_by_one_and_in_strips(shape):
+    G = matrix(shape)
+    exact = polar(G, "exact")
+    assert torch.allclose(polar(G), exact, atol=1e-4)
+    assert torch.equal(polar(G)[0], polar(G[0]))
+    assert (polar(G, dtype=torch.bfloat16) - exact).norm() < 0.02 * exact.norm()
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_zero_and_low_rank(method):
     assert not polar(torch.zeros(3, 8, 5), method).any()
