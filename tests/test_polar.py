@@ -62,7 +62,7 @@ def test_batches_transposes_and_inputs(method):
 def test_large_matrices_on_a_cpu_which_go_one_by_one_and_in_strips(shape):
     G = matrix(shape)
     exact = polar(G, "exact")
-    assert torch.allclose(polar(G), exact, atol=1e-4)
+    assert torch.allclose(polar(G), exact, atol=1e-3)
     assert torch.equal(polar(G)[0], polar(G[0]))
     assert (polar(G, dtype=torch.bfloat16) - exact).norm() < 0.02 * exact.norm()
 
