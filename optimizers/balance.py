@@ -69,10 +69,11 @@ def balanced_polar(G: Tensor, balance: str | None = "rows", iterations: int = 2,
 
 
 def row_norms(G: Tensor) -> Tensor:
-    """Norms of the rows of G over their mean, (..., rows, 1), float32; one below 1e-8 counts as zero and is
-    given as 1e-8."""
+    """Norms of the rows of G over their mean, (..., rows, 1), in float32 or more; one below 1e-8 counts as
+    zero and is given as 1e-8. So small a row is told from zero where |G|_F is at least about 1e-12."""
     high = torch.promote_types(G.dtype, torch.float32)
-    norm = torch.linalg.vector_norm(G, dim=-1, keepdim=True, dtype=high).clamp(max=1e18)  # of inf too
+    norm = torch.linalg.vector_norm(G, dim=-1, keepdim=True, dtype=high)
+    norm = norm.clamp(max=1e18)  # so that the mean is finite
     mean = norm.mean(dim=(-2, -1), keepdim=True).clamp(min=torch.finfo(norm.dtype).tiny)
     return (norm / mean).clamp(min=1e-8)
 

@@ -65,7 +65,8 @@ def direction(optimizer: MatrixOptimizer, stack, M: Tensor, W: Tensor) -> tuple[
     group, scalar = stack.group, torch.tensor
     ctx = Context(weight=W, grad=M, lr=scalar(float(group["lr"])), lr_peak=scalar(float(group["lr"])),
                   weight_decay=scalar(0.0), momentum=scalar(0.0), step=scalar(float(group["step"])),
-                  balance=group["balance"], state=dict(stack.state))
+                  balance=group["balance"],
+                  state={name: value.clone() for name, value in stack.state.items()})
     U, scale = M, 1
     for stage in optimizer.chain:
         if isinstance(stage, SCALES):

@@ -33,6 +33,5 @@ class Equilibrate(Stage):
             return update
         rows, cols = update.shape[-2:]
         by_rows = rows >= cols if ctx.balance == "long" else ctx.balance == "rows"
-        G = update if by_rows else update.mT
-        scale = row_norms(G).pow(self.exponent) * row_norms(G.mT).mT.pow(self.other)
-        return update / (scale if by_rows else scale.mT)
+        r, c = (self.exponent, self.other) if by_rows else (self.other, self.exponent)
+        return update / (row_norms(update).pow(r) * row_norms(update.mT).mT.pow(c))

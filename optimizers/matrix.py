@@ -8,7 +8,8 @@ One step, with a process group of W ranks (W = 1 without one), for every stack o
                         (or, by `send`, one reduce a matrix, while the backward pass goes on)
     2. update           the owned matrices in one batched call, compiled once per stack on CUDA
     3. all-gather       the new weights to every rank
-All of 1 is started before the first 2, and every 3 before the first is waited for, largest stack first.
+All of 1 is started before the first 2, and every 3 before the first is waited for, largest stack first; a
+single rank goes stack by stack.
 """
 import torch
 import torch.distributed as dist
@@ -221,7 +222,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
-        """One step; returns the closure's loss. Never waits for the device. See the class for errors."""
+        """One step; returns the closure's loss. Never waits for the device. See the class for errors; after
+        any other one, such as out of memory, some matrices may have been updated and others not."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -37,7 +37,7 @@ COEFFICIENTS = {
 METHODS = (*COEFFICIENTS, "gram", "exact")
 PRECISIONS = {None: None, **{name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}}
 CPU_LARGE = 2**19  # entries of a large matrix, see batched
-CPU_STRIP = 256  # its rows that gram_of multiplies at once
+CPU_STRIP = 256  # its rows that syrk multiplies at once
 SMALLEST_NORM = 1e-15  # squares of a smaller matrix's entries vanish in float32: it is as good as zero
 # gram: the steps of quintic12 in three segments, X formed anew between them; without that, eigenvalues that
 # rounding made negative grow until they overflow. https://github.com/Dao-AILab/gram-newton-schulz
@@ -48,8 +48,8 @@ def polar(G: Tensor, method: str = "quintic12", dtype: torch.dtype | None = None
     """The polar factor of each matrix of `G` (..., rows, cols), in G's dtype; G is not written.
 
     dtype: precision of the iteration; None is bfloat16 (`gram`: float16) on CUDA and float32 (float64 for
-    float64) elsewhere. The result does not depend on the scale of G (|G|_F from 1e-15 to 1e15, beyond it
-    falls to zero); a zero matrix gives zero.
+    float64) elsewhere. The result does not depend on the scale of G where |G|_F is 1e-15 to 1e15; a
+    zero matrix gives zero.
     Raises ValueError for an unknown method, and for `gram` in bfloat16.
     """
     if method not in METHODS:
@@ -88,11 +88,12 @@ def iteration_dtype(G: Tensor, method: str = "quintic12") -> torch.dtype:
 
 def unit(G: Tensor, dtype: torch.dtype) -> Tensor:
     """G / |G|_F as (batch, rows, cols) in `dtype`; the norm is taken in float32, before any cast."""
-    X = G.reshape(-1, *G.shape[-2:]).to(torch.promote_types(G.dtype, torch.float32))
-    norm = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True).clamp(min=SMALLEST_NORM)
-    if dtype == torch.bfloat16:  # has the range of float32: cast first, a pass less
-        return X.to(dtype) / norm.to(dtype)
-    return (X / norm).to(dtype)
+    G = G.reshape(-1, *G.shape[-2:])
+    high = torch.promote_types(G.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(G, dim=(-2, -1), keepdim=True, dtype=high).clamp(min=SMALLEST_NORM)
+    if dtype == torch.bfloat16:  # has the range of float32: cast first, and divide half as many bytes
+        return G.to(dtype) / norm.to(dtype)
+    return (G / norm).to(dtype)
 
 
 def newton_schulz(X: Tensor, coefficients) -> Tensor:
@@ -109,8 +110,8 @@ def transposed(X: Tensor) -> Tensor:
 
 def batched(work, X: Tensor) -> Tensor:
     """work(X) for the batch in one go; on a CPU for large matrices one by one, each as (rows, cols): their
-    bfloat16 products are up to three times as fast so, and syrk multiplies less."""
-    if X.device.type == "cpu" and X[0].numel() >= CPU_LARGE:
+    bfloat16 products are up to three times as fast so, and syrk multiplies less (without autograd)."""
+    if X.device.type == "cpu" and X[0].numel() >= CPU_LARGE and not X.requires_grad:
         found = [work(x) for x in X]
         return torch.stack(found) if len(X) > 1 else found[0][None]
     return work(X)

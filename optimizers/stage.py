@@ -34,7 +34,8 @@ class Stage:
         """
 
     def __call__(self, update: Tensor, ctx: Context) -> Tensor:
-        """The next update, same shape; new state is assigned to ctx.state[name]."""
+        """The next update, same shape. `update` is read only: it may be the gradient, or a state. New state
+        is assigned to ctx.state[name], or written into it."""
         raise NotImplementedError
 
     def after_step(self, ctx: Context) -> None:

@@ -11,9 +11,9 @@ vocabulary V, context T, activations of b bytes:
                 relu2 (both sides of the square), 4 for swiglu; the layer more stands for the two norms
                 outside. 16 of the 24 V are kept, the rest are the logits' gradients in flight
     casts       b P where b is not 4: the weights in the activations' dtype
-    step        4 (2 M + 10 S): gradients and new weights stacked, and what aurora's chain holds of its
-                largest stack of S entries; with several ranks 4 more for each other parameter, the
-                flat sum of the gradients
+    step        4 (2 + 10) S: gradients and new weights of the largest stack, of S entries, and what aurora's
+                chain holds of it; with several ranks 4 (2 M + 10 S), those of all stacks, and 4 more for
+                each other parameter, the flat sum of the gradients
 
 The most held at once: weights + gradients + state + max(casts + sequences sequence, step). A compiled
 model keeps less. tests/test_preflight.py measures `state`, `sequence` and `step` on the CPU.
@@ -104,7 +104,8 @@ def estimate(model: nn.Module, recipe: Recipe, context: int, world_size: int = 1
         state += sum(chain_state_bytes(optimizer.chain, stack) for stack in stacks)
         sizes = [len(stack.owned) * stack.params[0].numel() for stack in stacks]
         matrices = sum(len(stack.params) * stack.params[0].numel() for stack in stacks)
-        step = 4 * (2 * matrices + 10 * max(sizes, default=0))
+        largest = max(sizes, default=0)
+        step = 4 * (2 * (matrices if world_size > 1 else largest) + 10 * largest)
     if world_size > 1:
         step += 4 * (count - matrices)
     config, width = model.config, 4 if model.config.dtype == "float32" else 2

@@ -65,6 +65,7 @@ def test_large_matrices_on_a_cpu_which_go_one_by_one_and_in_strips(shape):
     assert torch.allclose(polar(G), exact, atol=1e-3)
     assert torch.equal(polar(G)[0], polar(G[0]))
     assert (polar(G, dtype=torch.bfloat16) - exact).norm() < 0.02 * exact.norm()
+    assert torch.allclose(polar(G.requires_grad_()), exact, atol=1e-3)  # with autograd on
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from optimizers import (RECIPES, Aurora, BalancedPolar, CautiousDecay, Contra, Decay, Equilibrate, Hyperball,
-                        MatrixOptimizer, Nesterov, NorMuon, Polar, RiemannianAurora, Soap, UNorMuon,
+                        MatrixOptimizer, Muon, Nesterov, NorMuon, Polar, RiemannianAurora, Soap, UNorMuon,
                         UpdateFloor, balanced_polar, polar)
 from optimizers.stage import run_chain
 
@@ -214,6 +214,30 @@ def test_the_scale_of_the_gradient_does_not_matter(name, scale):
         results.append(params)
     for a, b in zip(*results):  # LAPACK's eigh scales what is large, and rounds
         assert torch.allclose(a, b, atol=1e-2 if name == "soap" else 1e-4), name
+
+
+@pytest.mark.parametrize("name", [*CHAINS, "without nesterov"])
+def test_a_step_that_may_be_skipped(name):
+    """As on CUDA, where the flag is a tensor that no host looks at."""
+    params = weights()[:1]
+    make = CHAINS.get(name, lambda p: Muon(p, lr=0.1, nesterov=False))
+    optimizer = make(params)
+    steps(optimizer, params, 0, 2)
+    state = {key: value[None].clone() for key, value in optimizer.state[params[0]].items()}
+    scalars = dict.fromkeys(("lr", "lr_peak", "weight_decay", "momentum", "step"), torch.tensor(0.1))
+    weight, grad = params[0].detach()[None], matrix(TALL, 7)[None]
+
+    def step(grad, skip):
+        after = {key: value.clone() for key, value in state.items()}
+        return run_chain(optimizer.chain, weight, grad, after, scalars, "rows", False, skip), after
+
+    new, after = step(grad, torch.tensor(0.0))
+    known, after_known = step(grad, None)
+    assert torch.equal(new, known) and not torch.equal(new, weight)
+    assert all(torch.equal(after[key], after_known[key]) for key in state)
+    assert not torch.equal(after["momentum"], state["momentum"])
+    kept, after = step(grad * float("nan"), torch.tensor(1.0))
+    assert torch.equal(kept, weight) and all(torch.equal(after[key], state[key]) for key in state)
 
 
 @pytest.mark.parametrize("name", CHAINS)
