@@ -56,8 +56,9 @@ def constrained_polar(G: Tensor, balance: str | None = "rows", iterations: int =
     So for a tall G where `balance` names the rows; for a wide one by transposition where it names the
     columns; otherwise the plain polar factor. Starts from polar(G, method); no line search, no host sync.
     dtype: precision of the multiplications, as in `polar`, and so is the range of scales that the result
-    does not depend on. A zero row stays zero, and so does a zero matrix. Row norms are even within 1 % where rows >= 1.5 cols;
-    closer to square, badly conditioned columns leave a few percent. Raises ValueError as `polar` does.
+    does not depend on. A zero row stays zero, and so does a zero matrix. Row norms are even within 1 % where
+    rows >= 1.5 cols; closer to square, badly conditioned columns leave a few percent. Raises ValueError as
+    `polar` does.
     """
     by_rows = balances_rows(G.shape, balance)
     if by_rows is None:
