@@ -21,8 +21,8 @@ paper's, arXiv 2606.27715 (another map, gentler at K = 2 and not convergent); po
 import torch
 from torch import Tensor
 
-from .polar import (COEFFICIENTS, QUINTIC, addmm, batched, iteration_dtype, polar, quintics, syrk,
-                    transposed, unit)
+from .polar import (COEFFICIENTS, QUINTIC, addmm, batched, by_largest, iteration_dtype, polar, quintics,
+                    syrk, transposed, unit)
 
 SCHEDULES = ("restart", "polish", "warm", "algorithm3")
 POLISH_STEPS = 12   # in all, as quintic12 has
@@ -70,10 +70,8 @@ def balanced_polar(G: Tensor, balance: str | None = "rows", iterations: int = 2,
 
 def row_norms(G: Tensor) -> Tensor:
     """Norms of the rows of G over their mean, (..., rows, 1), in float32 or more; one below 1e-8 counts as
-    zero and is given as 1e-8. So small a row is told from zero where |G|_F is at least about 1e-12."""
-    high = torch.promote_types(G.dtype, torch.float32)
-    norm = torch.linalg.vector_norm(G, dim=-1, keepdim=True, dtype=high)
-    norm = norm.clamp(max=1e18)  # so that the mean is finite
+    zero and is given as 1e-8."""
+    norm = torch.linalg.vector_norm(by_largest(G), dim=-1, keepdim=True)
     mean = norm.mean(dim=(-2, -1), keepdim=True).clamp(min=torch.finfo(norm.dtype).tiny)
     return (norm / mean).clamp(min=1e-8)
 

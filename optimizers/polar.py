@@ -38,7 +38,6 @@ METHODS = (*COEFFICIENTS, "gram", "exact")
 PRECISIONS = {None: None, **{name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}}
 CPU_LARGE = 2**19  # entries of a large matrix, see batched
 CPU_STRIP = 256  # its rows that syrk multiplies at once
-SMALLEST_NORM = 1e-15  # squares of a smaller matrix's entries vanish in float32: it is as good as zero
 # gram: the steps of quintic12 in three segments, X formed anew between them; without that, eigenvalues that
 # rounding made negative grow until they overflow. https://github.com/Dao-AILab/gram-newton-schulz
 GRAM_SEGMENTS = ((QUINTIC,) * 4,) * 3
@@ -48,8 +47,7 @@ def polar(G: Tensor, method: str = "quintic12", dtype: torch.dtype | None = None
     """The polar factor of each matrix of `G` (..., rows, cols), in G's dtype; G is not written.
 
     dtype: precision of the iteration; None is bfloat16 (`gram`: float16) on CUDA and float32 (float64 for
-    float64) elsewhere. The result does not depend on the scale of G where |G|_F is 1e-15 to 1e15; a
-    zero matrix gives zero.
+    float64) elsewhere. The result does not depend on the scale of G; a zero matrix gives zero.
     Raises ValueError for an unknown method, and for `gram` in bfloat16.
     """
     if method not in METHODS:
@@ -88,12 +86,18 @@ def iteration_dtype(G: Tensor, method: str = "quintic12") -> torch.dtype:
 
 def unit(G: Tensor, dtype: torch.dtype) -> Tensor:
     """G / |G|_F as (batch, rows, cols) in `dtype`; the norm is taken in float32, before any cast."""
-    G = G.reshape(-1, *G.shape[-2:])
-    high = torch.promote_types(G.dtype, torch.float32)
-    norm = torch.linalg.vector_norm(G, dim=(-2, -1), keepdim=True, dtype=high).clamp(min=SMALLEST_NORM)
-    if dtype == torch.bfloat16:  # has the range of float32: cast first, and divide half as many bytes
-        return G.to(dtype) / norm.to(dtype)
-    return (G / norm).to(dtype)
+    X = by_largest(G.reshape(-1, *G.shape[-2:]))
+    norm = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True)
+    return X.div_(norm.clamp(min=1)).to(dtype)  # the norm is at least 1, or that of a zero matrix
+
+
+def by_largest(G: Tensor) -> Tensor:
+    """G in float32 or more, over its largest entry: its squares then neither vanish nor overflow, and G's
+    scale does not matter. A zero matrix stays zero."""
+    X = G.to(torch.promote_types(G.dtype, torch.float32))
+    # On a CPU ten times as fast as vector_norm(ord=inf).
+    largest = torch.maximum(X.amax((-2, -1), keepdim=True), -X.amin((-2, -1), keepdim=True))
+    return X / largest.clamp(min=torch.finfo(X.dtype).tiny)
 
 
 def newton_schulz(X: Tensor, coefficients) -> Tensor:

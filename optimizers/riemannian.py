@@ -40,7 +40,7 @@ from torch import Tensor
 from .balance import balances_rows
 from .matrix import MatrixOptimizer
 from .momentum import Nesterov
-from .polar import PRECISIONS, check_method, iteration_dtype, polar
+from .polar import PRECISIONS, by_largest, check_method, iteration_dtype, polar
 from .stage import Context, Stage
 from .step import AspectScale, Decay, frobenius, ratio
 
@@ -55,10 +55,9 @@ def constrained_polar(G: Tensor, balance: str | None = "rows", iterations: int =
 
     So for a tall G where `balance` names the rows; for a wide one by transposition where it names the
     columns; otherwise the plain polar factor. Starts from polar(G, method); no line search, no host sync.
-    dtype: precision of the multiplications, as in `polar`, and so is the range of scales that the result
-    does not depend on. A zero row stays zero, and so does a zero matrix. Row norms are even within 1 % where
-    rows >= 1.5 cols; closer to square, badly conditioned columns leave a few percent. Raises ValueError as
-    `polar` does.
+    dtype: precision of the multiplications, as in `polar`. The result does not depend on the scale of G; a
+    zero row stays zero, and so does a zero matrix. Row norms are even within 1 % where rows >= 1.5 cols;
+    closer to square, badly conditioned columns leave a few percent. Raises ValueError as `polar` does.
     """
     by_rows = balances_rows(G.shape, balance)
     if by_rows is None:
@@ -171,7 +170,7 @@ class RiemannianAurora(MatrixOptimizer):
 
 def _scaled(G: Tensor) -> Tensor:
     """G in float32 or more, scaled to |G|_F = sqrt(n): singular values of the order of 1, as those of U."""
-    G = G.to(torch.promote_types(G.dtype, torch.float32))
+    G = by_largest(G)
     return G * ratio(G.new_tensor(G.size(-1) ** 0.5), frobenius(G))
 
 

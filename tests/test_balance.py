@@ -116,10 +116,8 @@ def test_zero_rows_and_zero_matrices_stay_zero(iterations, schedule):
 def test_zero_and_tiny_matrices_of_any_size(f):
     assert not f(torch.zeros(2, 300, 150)).any()
     G = matrix((300, 150), 0, 0.3)
-    for scale in (2.0**-50, 2.0**-40, 2.0**40):
+    for scale in (2.0**-120, 2.0**-60, 2.0**60, 2.0**100):
         assert torch.allclose(f(G * scale), f(G), atol=1e-5)
-    for scale in (2.0**-120, 2.0**-80, 2.0**80, 2.0**120):  # squares vanish or overflow in float32
-        assert torch.linalg.svdvals(f(G * scale)).amax() < 1.2  # fails for what is not finite
 
 
 def test_algorithm3_is_the_papers():
