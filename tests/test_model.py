@@ -35,9 +35,7 @@ def test_names_shapes_loss_and_gradients_are_the_reference_models():
         assert p.grad.float().norm().item() == pytest.approx(GOLDEN["grad_norms"][name], rel=2e-2), name
 
 
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.long) if name in ("track3-10", "track3-12") else name
-    for name in RECIPES if name.startswith("track3-")])
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("track3-")])
 def test_twenty_steps_follow_the_row(name):
     recipe, number = RECIPES[name], name.removeprefix("track3-")
     model = GPT(ModelConfig(VOCAB, LAYERS, DIM))
