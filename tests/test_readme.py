@@ -1,4 +1,5 @@
-"""What README shows is what works: its stage, its recipe, its snippets."""
+"""What README shows is what works: its stage, its recipe, its snippets, its figures of optimizers."""
+import json
 import re
 import shutil
 import subprocess
@@ -68,3 +69,24 @@ def test_the_files_it_names_exist():
     folders = "scripts|data|optimizers|tests|records|docs"
     for path in re.findall(rf"(?:{folders})/[a-zA-Z0-9_./-]*\.(?:py|sh|png|md)", README):
         assert (ROOT / path).exists() or path == "optimizers/sign.py", path
+
+
+SPEED_ROWS = {"`Muon`, quintic12": "muon quintic12", "`Aurora`, polish": "aurora polish",
+              "`Aurora`, restart, K = 2": "aurora restart", "`Muon`, quintic5": "muon quintic5"}
+
+
+def test_the_table_of_the_optimizers_on_a_cpu_is_that_of_its_json():
+    rows = {row["name"]: row for row in json.loads((ROOT / "docs/optimizers_cpu.json").read_text())["rows"]}
+    text = (ROOT / "docs/speed.md").read_text().split("## The optimizers' step on a CPU")[1].split("\n## ")[0]
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line[:3] == "| `"]
+    row = None
+    for name, *cells in table:  # "the same steps" are those of the row above
+        row = rows["torch.M" + row["name"][1:] if "the same steps" in name else SPEED_ROWS[name]]
+        spread = f"{row['row_spread']:{'.2g' if row['row_spread'] < .1 else '.3f'}}"
+        shown = (f"{row['ratio']:.2f}", f"{row['gflop']:.1f}", f"{row['peak_mib']:.1f}", spread,
+                 f"{row['sigma_max']:.3f}")
+        assert [float(cell) for cell in cells] == [float(figure) for figure in shown], name
+    assert len(table) == 6
+    torchs = rows["torch.Muon quintic12"]["ratio"]
+    assert f"torch's takes {torchs:.2f} times as long" in README
+    assert f"`Aurora(schedule=\"polish\")` {rows['aurora polish']['ratio']:.2f} times" in README
