@@ -2,14 +2,15 @@
 
 A placeholder is {{STUDY WHAT}} or {{STUDY CELL WHAT}}; a contrast stands in the place of a cell. WHAT is
 
-    table, picture, cost, ranks          of the study
+    table, picture, cost, ranks, ranges  of the study
     loss, crossing, seconds              of a cell
     difference                           of a cell to its baseline, or of a contrast, with its interval
     below, above                         the verdict on a claim that this difference is below or above zero:
                                          holds, does not hold (its interval is on the other side of zero), or
                                          not shown at this scale (its interval holds zero)
     gain                                 minus the difference
-    leverage-dead, activation-dead       the largest share of dead units of any step, and the last
+    leverage-dead, activation-dead       the largest share of dead units of any step (of three or more), and
+                                         the last
     row-spread, orthogonality            of the update of the matrices into the MLP, at the last step
 
 What has no logs yet reads "not run yet".
@@ -20,7 +21,8 @@ from .cli import Refusal, near
 from .comparison import crossing_words, with_interval
 from .study import ROOT, Study
 from .study_figures import final, worst
-from .study_page import NOT_RUN, cost_words, loss_words, number, ranks_words, share, table, unfinished
+from .study_page import (NOT_RUN, cost_words, loss_words, number, range_words, ranks_words, share, table,
+                         unfinished)
 
 TEMPLATE, PAGE = ROOT / "docs" / "findings.in.md", ROOT / "docs" / "findings.md"
 PLACEHOLDER = re.compile(r"\{\{(.+?)\}\}")
@@ -81,8 +83,11 @@ def _verdict(row: dict, sign: int) -> str:
 
 
 def _dead(row: dict, metric: str) -> str:
-    top = worst(found, metric) if (found := row.get("diagnostics")) else None
-    return f"{share(top[0])} at step {top[1]}, {share(final(found, metric))} at the end" if top else ""
+    if not (found := row.get("diagnostics")) or not found[metric]:
+        return ""
+    top = worst(found, metric)
+    most = f"{share(top[0])} at step {top[1]}, " if top else ""
+    return most + f"{share(final(found, metric))} at the end"
 
 
 def _last(row: dict, metric: str) -> str:
@@ -90,7 +95,8 @@ def _last(row: dict, metric: str) -> str:
 
 
 OF_STUDY = dict(table=_table, picture=_picture, cost=lambda study, found: cost_words(found),
-                ranks=lambda study, found: ranks_words(found) if found.get("ranks") else NOT_RUN)
+                ranks=lambda study, found: ranks_words(found) if found.get("ranks") else NOT_RUN,
+                ranges=lambda study, found: "; ".join(map(range_words, found.get("ranges", ()))) or NOT_RUN)
 OF_CELL = {
     "loss": lambda row: loss_words(row) if "val_loss" in row else "",
     "crossing": lambda row: crossing_words(row["crossing_step"]) if row.get("crossing_step") else "",

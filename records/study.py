@@ -134,6 +134,7 @@ class Study:
     picture: str                # one of PICTURES
     axis: str                   # what the cells' x is
     note: str                   # for its page
+    ranges: list[list]          # of x, each of which gets a rank correlation of its own
     folder: Path                # of its logs, README.md and picture
 
     def path(self, cell: Cell, seed: int) -> Path:

@@ -18,7 +18,8 @@ UP = ("blocks.mlp.fc", "blocks.mlp.gate", "blocks.mlp.up")  # the matrices whose
 
 def figures(study: Study) -> dict:
     """name, question, track, seeds, target, no_time, code_versions (how many there are in the logs), cost,
-    `cells`: label -> figures, `contrasts`: label -> difference, and `ranks` where the picture is of ranks.
+    `cells`: label -> figures, `contrasts`: label -> difference, and where the picture is of ranks `ranks`
+    and `ranges`, a list: their correlation in all, and within each of the study's ranges of x.
 
     A cell without every seed of the study has only `done`, the number of its seeds, and `diverged`, where
     some did: a mean over those that happen to be there is none of the study's. Refusal for logs that are not
@@ -50,8 +51,11 @@ def figures(study: Study) -> dict:
                   code_versions=len({log.header["sha256"]["code"] for label in whole for log in logs[label]}),
                   contrasts={row["label"]: _contrast(row, last) for row in study.contrasts})
     if study.picture == "ranks":
-        result["ranks"] = rank_correlation([(cell.x, cells[cell.label]["val_loss"]["mean"])
-                                            for cell in study.cells if cell.label in whole and cell.x])
+        pairs = [(cell.x, cells[cell.label]["val_loss"]["mean"]) for cell in study.cells
+                 if cell.label in whole and cell.x]
+        result["ranks"] = rank_correlation(pairs)
+        result["ranges"] = [dict(rank_correlation([pair for pair in pairs if low <= pair[0] <= high]) or {},
+                                 range=[low, high]) for low, high in study.ranges]
     return result
 
 
@@ -154,9 +158,10 @@ def _layers(data: dict) -> dict:
 
 
 def worst(found: dict, metric: str) -> tuple[float, int] | None:
-    """The largest mean over the layers of any step, and that step; None without the metric."""
+    """The largest mean over the layers of any step, and that step; None where fewer than three were measured,
+    which show no course."""
     means = {step: float(np.mean(of["mean"])) for step, of in found[metric].items()}
-    if not means:
+    if len(means) < 3:
         return None
     step = max(means, key=lambda step: (means[step], -step))
     return means[step], step

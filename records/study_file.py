@@ -8,6 +8,7 @@
     overrides.track.val_every = 100              optional: for all cells that are run here
     picture = "losses"           or "growth" (the gain by the cells' `x`, a line for each `line`), "death",
                                  "ranks" (the loss by `x`); axis = what x is
+    ranges = [[0, 3600]]         optional: rank correlations within these ranges of x, too
     [[cells]]
     label = "aurora-x8"          also its folder: records/studies/<name>/<label>/seed<k>.txt.xz
     recipe = "aurora"
@@ -73,7 +74,8 @@ def _take(table: dict, where: str, **fields) -> dict:
 
 
 KINDS = {str: "text", float: "number", dict: "table", list: "list of tables", "seeds": "list of seeds, each "
-         "once and none negative", "numbers": "list of numbers, at least one", "pair": "list of two labels"}
+         "once and none negative", "numbers": "list of numbers, at least one", "pair": "list of two labels",
+         "ranges": "list of pairs, lowest and highest"}
 
 
 def _is(value, kind) -> bool:
@@ -83,6 +85,9 @@ def _is(value, kind) -> bool:
             type(k) is int and k >= 0 for k in each)
     if kind == "numbers":
         return bool(each) and all(type(x) in (int, float) for x in each)
+    if kind == "ranges":
+        return isinstance(value, list) and all(
+            _is(pair, "numbers") and len(pair) == 2 and pair[0] < pair[1] for pair in each)
     if kind == "pair":
         return len(each) == 2 and all(isinstance(x, str) for x in each)
     return type(value) in (int, float) if kind is float else isinstance(value, kind)
@@ -91,7 +96,8 @@ def _is(value, kind) -> bool:
 def _study(name: str, table: dict, records: Path) -> Study:
     found = _take(table, "the file", question=str, track=str, seeds="seeds", cells=list,
                   baseline=(str, None), device=(str, None), overrides=(dict, {}), contrasts=(list, []),
-                  tuning=(dict, None), picture=(str, "losses"), axis=(str, ""), note=(str, ""))
+                  tuning=(dict, None), picture=(str, "losses"), axis=(str, ""), note=(str, ""),
+                  ranges=("ranges", []))
     if found["picture"] not in PICTURES:
         raise Refusal(f"picture = {found['picture']!r}; {near(found['picture'], PICTURES)}")
     if found["device"] not in (None, "cpu"):
@@ -115,7 +121,7 @@ def _study(name: str, table: dict, records: Path) -> Study:
     return Study(name, found["question"].strip(), found["seeds"], cells, contrasts,
                  found["tuning"] and _tuning(found["tuning"], found["track"]), found["track"],
                  found["device"], found["picture"], found["axis"], found["note"].strip(),
-                 records / "studies" / name)
+                 found["ranges"], records / "studies" / name)
 
 
 def _cell(row, common: list, study: dict, records: Path) -> Cell:

@@ -15,6 +15,7 @@ def page(study: Study, found: dict) -> str:
         parts.append(_contrasts(found))
     if found.get("ranks"):
         parts.append(f"Rank correlation of the two columns (Spearman, 95 %): {ranks_words(found)}.")
+        parts += [f"Within {study.axis} of {range_words(row)}." for row in found["ranges"]]
     if any(row.get("diagnostics") for row in found["cells"].values()):
         parts.append(_diagnostics(found))
     if any("val_loss" in row for row in found["cells"].values()):
@@ -90,8 +91,9 @@ def p_words(found: dict | None) -> str:
 
 
 def _correlation(found: dict | None) -> str:
+    """Of fewer than five pairs it says nothing: three unrelated ones exceed .9 every third time."""
     value = (found or {}).get("correlation")
-    return "" if value is None else f"{value:.2f}"
+    return "" if value is None or found["n"] < 5 else f"{value:.2f}"
 
 
 def _contrasts(found: dict) -> str:
@@ -101,8 +103,16 @@ def _contrasts(found: dict) -> str:
 
 
 def ranks_words(found: dict) -> str:
-    row = found["ranks"]
+    return rank_words(found["ranks"])
+
+
+def rank_words(row: dict) -> str:
     return f"{with_interval(row, '.2f')}, n = {row['n']}, p = {row['p']:.2g}"
+
+
+def range_words(row: dict) -> str:
+    low, high = row["range"]
+    return f"{low:,g} to {high:,g}: {rank_words(row) if 'mean' in row else 'fewer than five cells'}"
 
 
 def share(value: float | None) -> str:
@@ -130,8 +140,10 @@ def number(value: float | None) -> str:
 
 
 def _notes(study: Study, found: dict) -> str:
-    said = ["Differences are paired by seed, with 95 % t-intervals and two-sided p; r is the correlation "
-            "over seeds."]
+    said = ["Differences are paired by seed, with 95 % t-intervals and two-sided p, uncorrected for their "
+            "number; sd is over seeds."]
+    if len(study.seeds) >= 5:
+        said.append("r is the correlation over seeds.")
     if any(row.get("crossing_step") for row in found["cells"].values()):
         said.append(f"The crossing step is where the loss comes down to {found['target']:g}, with its 95 % "
                     "interval.")
@@ -184,5 +196,6 @@ def _command(study: Study, found: dict) -> str:
     if all(cell.logs is not None for cell in study.cells):
         return ("## Again\n\nThe runs are made by the commands above; `python scripts/study.py --write` then "
                 "makes this page from their logs.")
-    done = cost_words(found)
-    return f"## Again\n\n    python scripts/study.py {study.name}\n\nMade by {done} (tuning apart)."
+    return (f"## Again\n\n    python scripts/study.py {study.name}\n\ntrains what is missing, by this "
+            "checkout's code, and nothing where nothing is; with `--records DIR` (an empty folder) every run "
+            f"but those of the cells with a link. Made by {cost_words(found)} (tuning apart).")

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from statistics import median
 
+from .comparison import with_interval
 from .page_style import LIGHT
 from .study import Study
 from .study_figures import UNITS
@@ -79,7 +80,7 @@ def _losses(plt, study: Study, found: dict):
         names = [row["baseline"] for _, row in rows if "difference" in row]
         names = sorted(set(names), key=lambda name: (-names.count(name), name))
         _bars(right, [row.get("difference") for _, row in rows], "s", LIGHT[1],
-              [row.get("baseline") not in names[:1] for _, row in rows])
+              [row.get("baseline") not in names[:1] for _, row in rows], signed=True)
         right.axvline(0, color="0.4", lw=1, ls=(0, (2, 2)))
         text = " or ".join([names[0], *(f"{name} (open)" for name in names[1:])])
         right.set(xlabel=f"loss minus that of {text}\n(nats, paired by seed, 95 %)")
@@ -88,9 +89,9 @@ def _losses(plt, study: Study, found: dict):
     return figure
 
 
-def _bars(ax, found: list, marker: str, colour: str, hollow=None) -> None:
-    """Means with their intervals, a line each; `hollow`: which are open. What lies so far above the rest
-    that they could not be told apart beside it stands as a number at the edge."""
+def _bars(ax, found: list, marker: str, colour: str, hollow=None, signed=False) -> None:
+    """Means with their intervals, a line each; `hollow`: which are open; `signed`: differences, whose frame
+    holds zero. What lies so far above the rest that they could not be told apart beside it stands as text."""
     means = [row["mean"] for row in found if row]
     halves = [row["high"] - row["mean"] for row in found if row and row["high"] is not None]
     most = min(means) + 8 * max(median(means) - min(means), median(halves or [0]))
@@ -100,10 +101,11 @@ def _bars(ax, found: list, marker: str, colour: str, hollow=None) -> None:
             fill = "white" if hollow and hollow[i] else colour
             ax.errorbar(row["mean"], i, xerr=_ends(row), fmt=marker, color=colour, mfc=fill, capsize=3)
         elif row:
-            ax.annotate(f"{row['mean']:.4f} \u2192", (0.99, i), xycoords=("axes fraction", "data"),
-                        ha="right", va="center", color=colour)
+            text = with_interval(row, "+.4f" if signed else ".4f")
+            ax.annotate(f"{text} \u2192", (0.99, i), xycoords=("axes fraction", "data"), ha="right",
+                        va="center", color=colour, fontsize=8, bbox=dict(fc="white", ec="none", pad=1))
     ends = [row[end] if row[end] is not None else row["mean"] for row in inside for end in ("low", "high")]
-    ax.set_xlim(*frame(ends, 0.12))
+    ax.set_xlim(*frame([*ends, *[0] * signed], 0.12))
     ax.locator_params(axis="x", nbins=5)  # more labels than that meet each other
 
 
@@ -124,6 +126,8 @@ def _growth(plt, study: Study, found: dict):
     axes.set(xscale="log", xlabel=study.axis, ylabel="gain in final loss (nats, paired, 95 %)")
     axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
     axes.set_xticks([], minor=True)
+    if ticks:
+        axes.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
     axes.grid(alpha=0.25)
     if rows:
         axes.legend(frameon=False)
@@ -153,7 +157,8 @@ def _death(plt, study: Study, found: dict):
     for ax in axes[-1]:
         ax.set_xlabel("step")
     handles, names = axes[-1][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=max(1, len(names)), frameon=False)
+    figure.legend(handles, names, loc="outside lower center", ncols=max(1, len(names)), frameon=False,
+                  title="line: mean of the seeds; band: from the lowest seed to the highest")
     return figure
 
 

@@ -78,7 +78,8 @@ SPEED_ROWS = {"`Muon`, quintic12": "muon quintic12", "`Aurora`, polish": "aurora
 def test_the_table_of_the_optimizers_on_a_cpu_is_that_of_its_json():
     rows = {row["name"]: row for row in json.loads((ROOT / "docs/optimizers_cpu.json").read_text())["rows"]}
     text = (ROOT / "docs/speed.md").read_text().split("## The optimizers' step on a CPU")[1].split("\n## ")[0]
-    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line[:3] == "| `"]
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     row = None
     for name, *cells in table:  # "the same steps" are those of the row above
         row = rows["torch.M" + row["name"][1:] if "the same steps" in name else SPEED_ROWS[name]]

@@ -14,8 +14,9 @@ from optimizers import resolve
 from records import findings, rules
 from records.cli import Refusal
 from records.log import read_log
-from records.study_figures import figures, rank_correlation
+from records.study_figures import figures, final, rank_correlation, worst
 from records.study_file import names, read_study
+from records.study_page import page
 from scripts import study, sweep
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -216,6 +217,26 @@ def test_rank_correlation():
     assert found["low"] < found["mean"] < found["high"] < 1 and rank_correlation([(1, 1)] * 4) is None
 
 
+def test_rank_correlations_within_ranges_are_those_of_the_cells_there():
+    study_, low = read_study("fidelity"), 3325
+    found = figures(study_)
+    pairs = [(cell.x, found["cells"][cell.label]["val_loss"]["mean"]) for cell in study_.cells]
+    whole, crowd = found["ranges"]
+    assert whole["range"] == [0, 3600] and whole["n"] == sum(x <= 3600 for x, _ in pairs) < len(pairs)
+    assert crowd["mean"] == rank_correlation([pair for pair in pairs if low <= pair[0] <= 3600])["mean"]
+    assert f"3,325 to 3,600: {crowd['mean']:.2f} (" in page(study_, found)
+
+
+def test_what_three_seeds_and_two_steps_cannot_show_is_not_printed():
+    three, five = read_study("death"), read_study("schedules")
+    assert "| r |" not in page(three, figures(three)) and "| r |" in page(five, figures(five))
+    row = figures(five)["cells"]["riemannian"]["diagnostics"]  # measured at the first and the last step alone
+    assert worst(row, "activation_dead") is None and final(row, "activation_dead") is not None
+    said = findings.render("{{schedules riemannian leverage-dead}}; {{death muon leverage-dead}}",
+                           lambda name: (read_study(name), figures(read_study(name))))
+    assert re.search(r"\n\d\.\d\d % at the end; \d\.\d\d % at step \d+, \d\.\d\d % at the end$", said)
+
+
 ########################################
 #         Files that are wrong         #
 ########################################
@@ -232,6 +253,7 @@ def test_rank_correlation():
     (('label = "wide"', 'label = "muon"'), "two cells or contrasts are called"),
     (('baseline = "muon"', 'baseline = "muo"'), "did you mean muon"),
     (('of = ["wide", "muon"]', 'of = ["wide"]'), "no list of two labels"),
+    (('track = "laptop"', 'track = "laptop"\nranges = [[2, 1]]'), "no list of pairs, lowest and highest"),
     (("weight_decay = [0] }", "weight_decay = [0] }\naurora = { lr = [1], weight_decay = [0] }"),
      "unequal budgets"),
     (("[[cells]]", "[cells"), "is no TOML"),
