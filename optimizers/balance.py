@@ -12,9 +12,10 @@ algorithm3 | K      | K x Muon's      | r = |X_i|, D <- D^beta r^(1-beta), X <- 
 
 polish rests on this: row norms of a polar factor depend on the column space of D G alone, which scaling the
 rows of U changes as scaling those of G does. Scaled rows leave singular values that may exceed 1, and then
-plain Newton-Schulz steps diverge; so each round first divides by |A^2|_F^(1/4) >= sigma_1, A = X'X, which
-its first step computes anyway. Its first five steps are Polar Express's, which bring singular values down to
-1e-3 near 1 in fewer steps. Two rounds give rows that are more even than restart's K = 2, at half the cost.
+plain Newton-Schulz steps diverge; so each round first divides by |A^2|_F^(1/4) / 1.2, A = X'X, which its
+first step computes anyway (without the 1.2 it bounds sigma_1: see _polished). Its first steps, up to five, are
+Polar Express's, which bring singular values down to 1e-3 near 1 in fewer steps. Two rounds give rows that are
+more even than restart's K = 2, at half the cost.
 Sources: restart, https://github.com/tilde-research/aurora-release src/aurora.py (May 2026); algorithm3, the
 paper's, arXiv 2606.27715 (another map, gentler at K = 2 and not convergent); polish and warm are ours.
 """
@@ -24,6 +25,7 @@ from torch import Tensor
 from .polar import (COEFFICIENTS, QUINTIC, addmm, batched, by_largest, iteration_dtype, polar, quintics,
                     syrk, transposed, unit)
 
+BALANCES = ("rows", "columns", "long", None)
 SCHEDULES = ("restart", "polish", "warm", "algorithm3")
 POLISH_STEPS = 12   # in all, as quintic12 has
 ROUND_STEPS = 2     # of them after each scaling of the rows
@@ -33,7 +35,10 @@ def balances_rows(shape, balance: str | None) -> bool | None:
     """Whether `balance` evens out the rows (True), the columns (False) or nothing (None) of such a matrix.
 
     Only the long side of a matrix is free: the short side of a polar factor is orthonormal, its norms are 1.
+    ValueError for an unknown balance.
     """
+    if balance not in BALANCES:
+        raise ValueError(f"balance must be one of {BALANCES}, got {balance!r}")
     rows, cols = shape[-2:]
     if rows > cols and balance in ("rows", "long"):
         return True
@@ -51,10 +56,13 @@ def balanced_polar(G: Tensor, balance: str | None = "rows", iterations: int = 2,
 
     U'U = I and |U_i| near sqrt(cols/rows), for a tall G; columns of a wide G likewise by transposition. A
     side that `balance` does not name, and a square G, get the plain polar factor. A zero row stays zero.
+    ValueError for an unknown balance or schedule.
     schedule: "restart", "polish" or "algorithm3", see above ("warm" keeps state: BalancedPolar). For polish
     `iterations` counts its rounds and `method` is that of the sides that are not balanced. dtype: precision
     of the Newton-Schulz steps, as in `polar`.
     """
+    if schedule not in SCHEDULES or schedule == "warm":
+        raise ValueError(f"balanced_polar: schedule must be restart, polish or algorithm3, got {schedule!r}")
     by_rows = balances_rows(G.shape, balance)
     if by_rows is None:
         return polar(G, method, dtype)

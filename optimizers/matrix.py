@@ -4,7 +4,7 @@ Muon and its relatives are one pattern: momentum, a few functions of the update,
 afterwards. A Stage is one such function on a stack (batch, rows, cols); an optimizer is a tuple of them.
 
 One step, with a process group of W ranks (W = 1 without one), for every stack of B matrices:
-    1. reduce-scatter   gradients, summed in float32, to the rank that owns them: ceil(B / W) each, padded
+    1. reduce-scatter   gradients, summed in float32 or more, to their owners: ceil(B / W) a rank, padded
                         (or, by `send`, one reduce a matrix, while the backward pass goes on)
     2. update           the owned matrices in one batched call, compiled once per stack on CUDA
     3. all-gather       the new weights to every rank
@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .balance import BALANCES
 from .stage import Context, run_chain
 
 # torch 2.13 renamed the collectives of one tensor; 2.11 has only the old names.
@@ -22,7 +23,8 @@ _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sc
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 CPU_STACK_BYTES = 2**22  # of weights; larger stacks are split on the CPU, where it costs no launches
-BALANCES = ("rows", "columns", "long", None)
+REMEDIES = {3: "make each of the stacked matrices a parameter of its own (flattened, they would be "
+               "orthogonalised as one)", 4: "reshape a convolution's to (out, in * height * width)"}
 
 
 class Stack:
@@ -34,7 +36,6 @@ class Stack:
         self.first = min(rank * self.per_rank, len(params))
         self.owned = params[self.first:(rank + 1) * self.per_rank]
         self.state: dict[str, Tensor] = {}
-        self.whole: tuple | None = None  # (stack, indices): a part of a stack, made for one step
         self.sums: Tensor | None = None  # of the gradients that `send` got before this step
         self.works: dict = {}            # index of a parameter -> its way to the owner, to be waited for
 
@@ -68,7 +69,7 @@ class Stack:
                     value[i].copy_(old[p][name])
             old[p] = {name: value[i] for name, value in self.state.items()}
         for p in self.params[:self.first] + self.params[self.first + len(self.owned):]:
-            old.pop(p, None)
+            old[p] = {}  # with no entry, torch's checkpoints would call step() for one, on this rank alone
 
 
 class HostCopy:
@@ -77,7 +78,7 @@ class HostCopy:
     def __init__(self, value: Tensor):
         self.host, self.event = value, None
         if value.is_cuda:
-            self.host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+            self.host = torch.empty(value.shape, dtype=value.dtype, device="cpu", pin_memory=True)
             self.host.copy_(value, non_blocking=True)
             self.event = torch.cuda.Event()
             self.event.record()
@@ -98,11 +99,11 @@ class MatrixOptimizer(torch.optim.Optimizer):
     weights; state_dict() is then a collective that returns the complete state, which loads at any world
     size.
     State is optimizer.state[p][name], views of the stack. No gradient, and nothing but the weights, is
-    written.
+    written. A parameter that has no gradient (with a group: on any rank) keeps its weight and state.
     A non-finite gradient changes neither weight nor state; the error names the parameter and is raised at
     once on the CPU, on CUDA at the next step (so that no step waits for the device). A caller that makes
     this check itself sets `optimizer.found_inf` to a 0-d tensor, non-zero to skip, as torch's fused AdamW
-    takes it.
+    takes it; with a group to the same on every rank, where every parameter must then have a gradient.
     """
 
     def __init__(self, params, chain, lr, weight_decay=0.0, momentum=0.95, balance=None, process_group=None):
@@ -111,6 +112,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self.rank = dist.get_rank(process_group) if process_group is not None else 0
         self.world_size = dist.get_world_size(process_group) if process_group is not None else 1
         self._stacks: list[Stack] | None = None
+        self._built_of: list = []  # the parameters that the stacks are of
         self._pending = None  # (HostCopy, names) of a step on CUDA not yet looked at
         self._compiled = None
         super().__init__(params, dict(lr=lr, weight_decay=weight_decay, momentum=momentum, balance=balance,
@@ -121,7 +123,6 @@ class MatrixOptimizer(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict) -> None:
         """Add a group; ValueError for what is not a plain 2-D float matrix and for values out of range."""
         super().add_param_group(param_group)
-        self._stacks = None
         try:
             self._check(self.param_groups[-1])
         except ValueError:
@@ -136,21 +137,23 @@ class MatrixOptimizer(torch.optim.Optimizer):
         if group["balance"] not in BALANCES:
             raise ValueError(f"{kind}: balance must be one of {BALANCES}, got {group['balance']!r}")
         for p, name in zip(group["params"], _names(group)):
-            if p.ndim != 2 or not p.is_floating_point():
+            if p.ndim != 2 or not p.is_floating_point() or p.numel() == 0:
                 raise ValueError(f"{kind}: {name} has shape {tuple(p.shape)} and dtype {p.dtype}; only 2-D "
-                                 "float matrices can be orthogonalised: give it to AdamW, or reshape it to "
-                                 "2-D")
+                                 "float matrices can be orthogonalised: "
+                                 + REMEDIES.get(p.ndim, "give it to AdamW"))
             if hasattr(p, "device_mesh"):
                 raise ValueError(f"{kind}: {name} is a DTensor; orthogonalising a shard is not "
                                  "orthogonalising the matrix: pass whole matrices with process_group=...")
 
     def _gradients(self, stack: Stack) -> list:
+        """One for each parameter, None where there is none."""
         for p, name in zip(stack.params, stack.names):
             if p.grad is not None and p.grad.layout != torch.strided:
                 raise ValueError(f"{type(self).__name__}: {name} has a sparse gradient; use sparse=False")
-            if p.grad is None and self.world_size > 1:
-                raise ValueError(f"{type(self).__name__}: {name} has no gradient on rank {self.rank}; ranks "
-                                 "must agree: set p.grad to zeros where a parameter was not used")
+            alone = getattr(self, "found_inf", None) is not None or stack.works  # ranks do not tell each other
+            if p.grad is None and self.world_size > 1 and alone:
+                raise ValueError(f"{type(self).__name__}: {name} has no gradient on rank {self.rank}; with "
+                                 "found_inf or send(), set p.grad of an unused parameter to zeros")
         return [p.grad for p in stack.params]
 
     def _raise_pending(self) -> None:
@@ -163,25 +166,50 @@ class MatrixOptimizer(torch.optim.Optimizer):
         bad = [name for name, flag in zip(names, verdict.get()) if flag]
         if bad:
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-            raise FloatingPointError(f"{type(self).__name__}: non-finite gradient in {bad[0]}{more}; no "
-                                     "weight was changed: lower the learning rate or look at the loss")
+            raise FloatingPointError(f"{type(self).__name__}: non-finite gradient in {bad[0]}{more} (or its "
+                                     "norm overflows); no weight was changed: lower the learning rate or "
+                                     "look at the loss")
 
-    def _skip_flag(self, stacks: list, grads: list) -> Tensor:
-        """0-d, non-zero where a gradient on any rank is not finite; the caller's found_inf where set."""
-        found_inf = getattr(self, "found_inf", None)
-        if found_inf is not None:
-            return found_inf
-        flat = [g.float() if g.dtype == torch.float16 else g for gs in grads for g in gs]
-        norms = torch.stack(torch._foreach_norm(flat))  # on a CPU the inf-norm takes 18 times as long
-        verdict = (~norms.isfinite()).float()
+    def _skips(self, stacks: list, grads: list) -> list:
+        """For each stack a tensor that is non-zero where weight and state stay: 0-d (a gradient on any rank
+        is not finite; the caller's found_inf where set) or (owned,), where some have no gradient, too."""
+        flat = [g for of in grads for g in of]
+        found_inf, there = getattr(self, "found_inf", None), None
+        if found_inf is None:
+            found_inf, there = self._verdict(stacks, flat)
+        elif any(g is None for g in flat):
+            there = _flags([g is not None for g in flat], found_inf.device)
+        if there is None:
+            return [found_inf] * len(stacks)
+        skips, start = [], 0
+        for stack in stacks:
+            first = start + stack.first
+            skips.append((found_inf != 0) | (there[first:first + len(stack.owned)] == 0))
+            start += len(stack.params)
+        return skips
+
+    def _verdict(self, stacks: list, grads: list) -> tuple:
+        """0-d, non-zero where a gradient on any rank is not finite, which is raised or noted; and which
+        parameters have a gradient on any rank, None where it is known that all have."""
+        device = stacks[0].params[0].device
+        flat = [g.float() if g.dtype == torch.float16 else g for g in grads if g is not None]
+        # The 2-norm: on a CPU the inf-norm takes 18 times as long.
+        norms = iter([norm.to(device, torch.float32) for norm in torch._foreach_norm(flat)] if flat else ())
+        zero = torch.zeros((), device=device)
+        bad = (~torch.stack([zero if g is None else next(norms) for g in grads]).isfinite()).float()
+        there = None
+        if self.world_size > 1 or len(flat) < len(grads):
+            there = _flags([g is not None for g in grads], device)
         if self.world_size > 1:
-            dist.all_reduce(verdict, op=dist.ReduceOp.MAX, group=self.process_group)
+            flags = torch.stack((bad, there))
+            dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.process_group)
+            bad, there = flags
         names = [name for stack in stacks for name in stack.names]
-        if verdict.is_cuda:
-            self._pending = HostCopy(verdict), names
+        if bad.is_cuda:
+            self._pending = HostCopy(bad), names
         else:
-            self._raise_if_bad(HostCopy(verdict), names)
-        return verdict.amax()
+            self._raise_if_bad(HostCopy(bad), names)
+        return bad.amax(), there
 
     # ------------------------------------------------------------------ the step
 
@@ -203,22 +231,14 @@ class MatrixOptimizer(torch.optim.Optimizer):
             stack.allocate(self.chain, self.state)
         return stacks
 
-    def _present(self) -> list:
-        """The stacks of this step. Parameters without a gradient are left out, in stacks made for it."""
-        if self._stacks is None:
-            self._stacks = self._build()
-        stacks = []
-        for stack in self._stacks:
-            keep = [i for i, p in enumerate(stack.params) if p.grad is not None]
-            if self.world_size > 1 or len(keep) == len(stack.params):
-                stacks.append(stack)
-            elif keep:
-                params, names = ([of[i] for i in keep] for of in (stack.params, stack.names))
-                part = Stack(stack.group, params, names, 0, 1)
-                part.state = {name: value[keep] for name, value in stack.state.items()}
-                part.whole = stack, keep
-                stacks.append(part)
-        return stacks
+    @torch.no_grad()
+    def _current(self) -> list:
+        """The stacks, built anew where the groups' parameters are others, or their state was cleared."""
+        params = [p for group in self.param_groups for p in group["params"]]
+        if (self._stacks is None or list(map(id, params)) != list(map(id, self._built_of))
+                or any(p not in self.state for p in params)):
+            self._stacks, self._built_of = self._build(), params
+        return self._stacks
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -230,21 +250,21 @@ class MatrixOptimizer(torch.optim.Optimizer):
                 loss = closure()
         try:
             self._raise_pending()
-            stacks = self._present()
-            if not stacks:
-                return loss
+            stacks = self._current()
             grads = [self._gradients(stack) for stack in stacks]
-            skip = self._skip_flag(stacks, grads)
+            if self.world_size == 1 and all(g is None for of in grads for g in of):
+                return loss
+            skips = self._skips(stacks, grads)
         except (ValueError, FloatingPointError):
             self._forget_sent()
             raise
         if self.world_size == 1:  # stack by stack: one stack's temporaries at a time
-            for stack, g in zip(stacks, grads):
+            for stack, g, skip in zip(stacks, grads, skips):
                 stack.write(self._update(stack, *self._reduce(stack, g), skip))
         else:
             reduced = [self._reduce(stack, g) for stack, g in zip(stacks, grads)]
             gathers = [self._gather(stack, self._update(stack, *r, skip))
-                       for stack, r in zip(stacks, reduced)]
+                       for stack, r, skip in zip(stacks, reduced, skips)]
             for stack, (full, work) in zip(stacks, gathers):
                 work.wait()
                 stack.write(full)
@@ -258,9 +278,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         For use while the backward pass goes on: every rank must send every parameter, in one order. `grad` is
         copied. ValueError for a parameter that is not this optimizer's, RuntimeError for one sent twice.
         """
-        if self._stacks is None:
-            self._stacks = self._build()
-        found = [(s, i) for s in self._stacks for i, other in enumerate(s.params) if other is p]
+        found = [(s, i) for s in self._stacks or self._current() for i, other in enumerate(s.params) if other is p]
         if not found or self.world_size == 1:
             raise ValueError(f"{type(self).__name__}.send: this parameter is not sharded by this optimizer")
         stack, i = found[0]
@@ -288,6 +306,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
             mine, works = stack.sums[stack.first:stack.first + len(stack.owned)], list(stack.works.values())
             stack.sums, stack.works = None, {}
             return mine, works
+        grads = [torch.zeros_like(p) if g is None else g for p, g in zip(stack.params, grads)]
         dtype = torch.promote_types(grads[0].dtype, torch.float32)
         everyone = stack.batch(grads, stack.per_rank * self.world_size, dtype)
         if self.world_size == 1:
@@ -307,24 +326,23 @@ class MatrixOptimizer(torch.optim.Optimizer):
         scalars = dict(lr=lr, lr_peak=group.get("initial_lr", lr), weight_decay=group["weight_decay"],
                        momentum=group["momentum"], step=group["step"])
         scalars = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in scalars.items()}
-        new = self._run(weight[:count], grad[:count], stack.state, scalars, group, skip)
-        if stack.whole is not None:
-            whole, keep = stack.whole
-            for name, value in stack.state.items():
-                whole.state[name][keep] = value
+        with torch.autocast(weight.device.type, enabled=False):  # or it would lower the polar's precision
+            new = self._run(weight[:count], grad[:count], stack.state, scalars, group, skip)
         return new if count == stack.per_rank else torch.cat((new, weight[count:]))
 
     def _run(self, weight: Tensor, grad: Tensor, state: dict, scalars: dict, group: dict, skip) -> Tensor:
-        rest = (scalars, group["balance"], group["step"] == 0)
+        first = group["step"] == 0 and any(stage.asks_first for stage in self.chain)
+        rest = (scalars, group["balance"], first)
         if weight.is_cuda:
             if self._compiled is None:
                 # dynamic=False: a stack's shape never changes, so each is compiled once and for good.
                 self._compiled = torch.compile(run_chain, dynamic=False)
-            with torch._dynamo.config.patch(recompile_limit=256):  # not 8: two graphs a shape and chain
-                return self._compiled(self.chain, weight, grad, state, *rest, skip)
-        if skip != 0:  # on the CPU a look at the flag costs nothing, and saves the passes that mask
+            with torch._dynamo.config.patch(recompile_limit=256):  # not 8: a graph a shape and chain, or more
+                return self._compiled(self.chain, weight, grad, state, *rest, skip.to(weight.device))
+        keep = skip != 0  # on the CPU a look at the flag costs nothing, and saves the passes that mask
+        if keep.all():
             return weight
-        return run_chain(self.chain, weight, grad, state, *rest, None)
+        return run_chain(self.chain, weight, grad, state, *rest, keep if keep.any() else None)
 
     def _gather(self, stack: Stack, mine: Tensor) -> tuple:
         full = mine.new_empty((stack.per_rank * self.world_size, *mine.shape[1:]))
@@ -335,9 +353,10 @@ class MatrixOptimizer(torch.optim.Optimizer):
     def state_dict(self) -> dict:
         """The complete state, the same on every rank; a collective where there is a process group."""
         own = self.state
-        if self.world_size > 1 and self._stacks is not None:
+        if self.world_size > 1:
+            stacks = self._current()  # which may fill `own`
             self.state = type(own)(own.default_factory)
-            for stack in self._stacks:
+            for stack in stacks:
                 for name, value in stack.state.items():
                     mine = value.new_zeros((stack.per_rank, *value.shape[1:]))
                     mine[:len(stack.owned)] = value
@@ -356,12 +375,23 @@ class MatrixOptimizer(torch.optim.Optimizer):
         if self.world_size > 1:
             raise TypeError(f"{type(self).__name__}: a sharded optimizer cannot be copied; save state_dict()")
         return {**super().__getstate__(), "chain": self.chain, "process_group": None, "rank": 0,
-                "world_size": 1, "_stacks": None, "_pending": None, "_compiled": None}
+                "world_size": 1, "_stacks": None, "_built_of": [], "_pending": None, "_compiled": None}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Load a complete state saved at any world size; from the next step each rank keeps what it owns."""
+        """Load a complete state saved at any world size; from the next step each rank keeps what it owns.
+        ValueError for the state of another kind of optimizer."""
+        lacks = [name for group in state_dict["param_groups"] for name in self.defaults if name not in group]
+        if lacks:
+            raise ValueError(f"{type(self).__name__}: this is the state of another kind of optimizer: its "
+                             f"param groups have no {lacks[0]!r}")
         super().load_state_dict(state_dict)
-        self._stacks = None
+        self._stacks = self._pending = None
+
+
+def _flags(values: list, device) -> Tensor:
+    """Bools as a float32 tensor on the device, without a copy from the host, which would wait for it."""
+    zero, one = torch.arange(2, dtype=torch.float32, device=device)
+    return torch.stack([one if value else zero for value in values])
 
 
 def _names(group: dict) -> list:

@@ -6,9 +6,9 @@ by their dotted names; `resolve(name, track)` applies them.
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 
 from .aurora import BalancedPolar
+from .balance import BALANCES
 from .contra import Contra
 from .equilibrate import Equilibrate
-from .matrix import BALANCES
 from .momentum import Nesterov
 from .muon import Polar
 from .normuon import RowNorm, RowVariance

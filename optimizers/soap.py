@@ -25,14 +25,16 @@ class Soap(Stage):
         V <- beta V + (1 - beta) (Q_L' update Q_R)^2
 
     L, R and the bases are refreshed after the weight step, so a step uses those of the step before, and the
-    first passes the update on unchanged. The bases come from an eigendecomposition at the first step, then
-    from one power iteration with QR a step, columns (and V with them) sorted by Rayleigh quotient.
+    first passes the update on unchanged. The bases come from an eigendecomposition at the optimizer's first
+    step, then from one power iteration with QR a step, columns (and V with them) sorted by Rayleigh quotient;
+    a matrix whose first gradient comes later has power iterations alone.
     Keeps state["soap_L"], ["soap_R"], ["soap_QL"], ["soap_QR"], ["soap_V"]: (batch, rows, rows), ...
     Source: SOAP, arXiv 2409.11321; before the polar: modded-nanogpt's track 3, rows 14 and 44 (beta .9,
     refreshed every step).
     """
 
     beta: float = 0.9
+    asks_first = True
 
     def init(self, ctx: Context) -> None:
         batch, rows, cols = ctx.weight.shape

@@ -16,7 +16,7 @@ class Context:
     lr_peak: Tensor                # the group's initial_lr, else lr
     weight_decay: Tensor
     momentum: Tensor
-    step: Tensor                   # steps taken before this one
+    step: Tensor                   # calls of step() before this one, skipped ones too
     balance: str | None            # the side Aurora evens out
     names: list = field(default_factory=list)  # of the parameters, for a refusal by init
     first: bool = False            # this is the optimizer's first step; not a tensor: graphs may differ
@@ -26,6 +26,8 @@ class Context:
 
 class Stage:
     """One function of the update. Subclasses are frozen dataclasses: their fields are the recipe."""
+
+    asks_first = False  # whether it reads ctx.first, which costs a graph more
 
     def init(self, ctx: Context) -> None:
         """Allocate what the stage keeps: ctx.state[name] = a tensor whose first dimension is the batch.
@@ -45,11 +47,14 @@ class Stage:
 def run_chain(chain, weight, grad, state, scalars, balance, first, skip) -> Tensor:
     """One step of `chain` on a stack: returns the new weight and writes `state` in place.
 
-    skip: 0-d, non-zero keeps weight and state exactly as they are (a non-finite gradient), no host sync;
-    None where it is known to be zero.
+    skip: 0-d or (batch,), non-zero keeps weight and state exactly as they are (a non-finite gradient, or
+    none), no host sync; None where it is known to be zero.
     """
     def unless_skipped(new: Tensor, old) -> Tensor:
-        return new if skip is None else torch.where(skip != 0, old, new)
+        if skip is None:
+            return new
+        keep = skip if skip.ndim == 0 else skip.view(-1, *(1,) * (new.ndim - 1))
+        return torch.where(keep != 0, old, new)
 
     high = torch.promote_types(weight.dtype, torch.float32)
     grad = unless_skipped(grad.to(high), 0)  # a stage that decomposes it must not meet a NaN

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from optimizers import (RECIPES, Aurora, MatrixOptimizer, Muon, Nesterov, Polar, build_optimizers, polar,
-                        resolve)
+from optimizers import (RECIPES, Aurora, Decay, MatrixOptimizer, Muon, Nesterov, NorMuon, Polar, Soap,
+                        build_optimizers, polar, resolve)
 from train_gpt import GPT, PRESETS, TRACKS
 
 from .golden.inputs import SHAPES, weight_and_gradients
@@ -88,21 +88,81 @@ def test_a_saved_state_continues_identically(optimizer):
     assert {i: s["momentum"].shape for i, s in state.items()} == {0: TALL, 1: WIDE, 2: TALL}
 
 
-def test_a_missing_gradient_leaves_weight_and_momentum():
-    model, optimizer = three()
-    give(model, 0)
-    optimizer.step()
-    give(model, 1)
+def soap(params, lr):
+    return MatrixOptimizer(params, (Nesterov(), Soap(), Polar(), Decay()), lr)
+
+
+@pytest.mark.parametrize("guarded", [False, True], ids=["own check", "found_inf"])
+@pytest.mark.parametrize("kind", [Aurora, NorMuon, soap], ids=["Aurora", "NorMuon", "Soap"])
+def test_a_missing_gradient_leaves_weight_and_state(kind, guarded):
+    model, optimizer = three(kind)
+    whole, twin = three(kind)  # which gets every gradient
+    for each, o in ((model, optimizer), (whole, twin)):
+        give(each, 0)
+        o.step()
+        give(each, 1)
+    if guarded:
+        optimizer.found_inf = torch.tensor(0.0)
     model["also"].grad = None
-    kept, momentum = model["also"].clone(), optimizer.state[model["also"]]["momentum"].clone()
-    others = model["tall"].clone()
-    optimizer.step()
-    assert torch.equal(model["also"], kept)
-    assert torch.equal(optimizer.state[model["also"]]["momentum"], momentum)
-    assert not torch.equal(model["tall"], others)
+    kept = model["also"].clone()
+    state = {name: value.clone() for name, value in optimizer.state[model["also"]].items()}
+    optimizer.step(), twin.step()
+    assert torch.equal(model["also"], kept) and state
+    assert all(torch.equal(optimizer.state[model["also"]][name], value) for name, value in state.items())
+    for name in ("tall", "wide"):  # of one stack with it, and of another
+        assert torch.equal(model[name], whole[name])
     give(model, 2)
     optimizer.step()
     assert not torch.equal(model["also"], kept)
+
+
+def test_no_gradient_at_all_is_no_step():
+    model, optimizer = three()
+    before = {k: p.clone() for k, p in model.items()}
+    optimizer.step()
+    assert all(torch.equal(before[k], model[k]) for k in model) and optimizer.param_groups[0]["step"] == 0
+
+
+def test_groups_that_are_changed_by_hand():
+    """Torch's own optimizers take them as they are at each step; so do users that prune or grow."""
+    model, optimizer = three(Muon)
+    new, old = nn.Parameter(matrix(TALL, 7)), model["tall"]
+    give(model, 0)
+    optimizer.step()
+    optimizer.param_groups[0]["params"][0] = new
+    give(model, 1)
+    new.grad = matrix(TALL, 8)
+    before = {p: p.detach().clone() for p in (new, old, model["wide"])}
+    optimizer.step()
+    assert torch.equal(before[old], old)
+    assert not torch.equal(before[new], new) and not torch.equal(before[model["wide"]], model["wide"])
+    optimizer.state.clear()  # a restart: as if no step had been made
+    fresh = [nn.Parameter(p.detach().clone()) for p in optimizer.param_groups[0]["params"]]
+    first = Muon(fresh, lr=0.1)
+    for p, twin in zip(optimizer.param_groups[0]["params"], fresh):
+        twin.grad = p.grad.clone()
+    optimizer.step(), first.step()
+    assert all(torch.equal(a, b) for a, b in zip(optimizer.param_groups[0]["params"], fresh))
+    optimizer.param_groups.pop()
+    kept = new.detach().clone()
+    optimizer.step()
+    assert torch.equal(new, kept)
+
+
+def test_the_state_of_another_optimizer_is_refused():
+    model, optimizer = three(Muon)
+    other = torch.optim.Muon(model.values())
+    with pytest.raises(ValueError, match="Muon: this is the state of another kind.*no 'balance'"):
+        optimizer.load_state_dict(other.state_dict())
+
+
+def test_autocast_does_not_lower_the_polar():
+    (model, optimizer), (plain, twin) = three(), three()
+    give(model, 0), give(plain, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        optimizer.step()
+    twin.step()
+    assert all(torch.equal(model[k], plain[k]) for k in model)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -135,7 +195,9 @@ def test_found_inf_skips_the_update():
 
 @pytest.mark.parametrize("make, words", [
     (lambda: Aurora([nn.Parameter(torch.zeros(4))], lr=0.1), ["shape (4,)", "AdamW"]),
-    (lambda: Aurora([nn.Parameter(torch.zeros(2, 3, 4))], lr=0.1), ["2-D"]),
+    (lambda: Aurora([nn.Parameter(torch.zeros(2, 3, 4))], lr=0.1), ["2-D", "parameter of its own"]),
+    (lambda: Aurora([nn.Parameter(torch.zeros(2, 3, 4, 4))], lr=0.1), ["2-D", "height * width"]),
+    (lambda: Aurora([nn.Parameter(torch.zeros(0, 4))], lr=0.1), ["shape (0, 4)"]),
     (lambda: Muon([nn.Parameter(torch.eye(3))], lr=-1), ["lr", "-1"]),
     (lambda: Muon([nn.Parameter(torch.eye(3))], lr=0.1, momentum=1.0), ["momentum", "1.0"]),
     (lambda: Muon([nn.Parameter(torch.eye(3))], lr=0.1, weight_decay=-0.1), ["weight_decay", "-0.1"]),

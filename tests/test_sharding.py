@@ -32,7 +32,7 @@ KINDS = dict(aurora=Aurora, warm=warm, normuon=NorMuon, soap=soap)  # those that
 
 
 def train_one(kind, rank, world, loaded, steps, bad):
-    """What a rank has after these steps of the optimizer KINDS[kind]."""
+    """What a rank has after these steps of the optimizer KINDS[kind]; `start` is its state before the first."""
     params = parameters()
     names = [(f"p{i}", p) for i, p in enumerate(params)]
     optimizer = KINDS[kind](names, lr=0.1, process_group=dist.group.WORLD)
@@ -40,11 +40,13 @@ def train_one(kind, rank, world, loaded, steps, bad):
         optimizer.load_state_dict(loaded["optimizer"])
         for p, value in zip(params, loaded["params"]):
             p.data.copy_(value)
-    error = None
+    error, start = None, optimizer.state_dict()["state"]
     for step in range(*steps):
         g = torch.Generator().manual_seed(1000 + step)
         for p in params:  # the ranks' gradients sum to the same on every world size, exactly
             p.grad = torch.randn(p.shape, generator=g) / world
+        if step == 1:  # nobody used one, and only the last rank another
+            params[2].grad, params[4].grad = None, params[4].grad * world if rank == world - 1 else None
         if bad and rank == world - 1:
             params[3].grad[0, 0] = float("nan")
         try:
@@ -52,7 +54,8 @@ def train_one(kind, rank, world, loaded, steps, bad):
         except FloatingPointError as raised:
             error = str(raised)
     owned = sum(len(s) > 0 for s in optimizer.state.values())
-    return dict(params=[p.data for p in params], optimizer=optimizer.state_dict(), owned=owned, error=error)
+    return dict(params=[p.data for p in params], optimizer=optimizer.state_dict(), owned=owned, error=error,
+                start=start, held=len(optimizer.state))
 
 
 def worker(rank, world, port, folder, load, steps, bad):
@@ -94,6 +97,10 @@ def test_weights_are_bit_equal_and_the_state_is_complete(single, tmp_path, world
             assert all(torch.equal(there[i][name], value)
                        for i, s in state.items() for name, value in s.items())
         assert sum(found[kind]["owned"] for found in ranks) == len(SHAPES)  # each state lives on one rank
+        # Every rank has an entry for each parameter, or torch's checkpoints would step on some ranks alone.
+        assert all(found[kind]["held"] == len(SHAPES) for found in ranks)
+        for found in ranks:  # complete before the first step, too
+            assert all(found[kind]["start"][i].keys() == s.keys() for i, s in state.items()), kind
     assert all(len(single[kind]["optimizer"]["state"][0]) > 1 for kind in ("warm", "normuon", "soap"))
 
 
