@@ -405,14 +405,14 @@ def warm_up(run: Run) -> dict:
         dummy = torch.zeros((min(share, 2 * run.micro), context), dtype=torch.int64, device=world.device)
         try:
             gradients = Gradients(world, run.model, optimizers)  # no overlap: a rank may fail on the way
-            forward_backward(run, gradients, dummy, dummy)
+            loss = forward_backward(run, gradients, dummy, dummy)
             with torch.no_grad():
                 run.model(dummy[:run.micro], dummy[:run.micro])
             fits = 1
         except torch.OutOfMemoryError:
             fits = 0
         if world.minimum(fits):
-            update(run, gradients, optimizers, guard, 0, torch.zeros((), device=world.device))
+            update(run, gradients, optimizers, guard, 0, loss)
             done += 1
             continue
         run.model.zero_grad(set_to_none=True)
@@ -422,10 +422,10 @@ def warm_up(run: Run) -> dict:
             raise Refusal("one sequence a pass does not fit in the GPU's memory; use larger GPUs, or more")
         run.micro, done = divisor(share, run.micro // 2), 0
     run.gradients = Gradients(world, run.model, optimizers, overlap=run.plan.args.fast)
+    if run.gradients.overlap:  # its collectives, begun by hooks, would meet their first errors in step 0
+        update(run, run.gradients, optimizers, guard, 0, forward_backward(run, run.gradients, dummy, dummy))
     sent = bytes_per_step(run.model, optimizers, world.size, run.plan.args.fast)
-    del optimizers, gradients
     if world.device.type == "cuda":
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     world.barrier()
     seconds, config = time.perf_counter() - started, run.plan.track.model
@@ -518,8 +518,8 @@ class Training:
             self.reached = dict(step=step, seconds=round(seconds, 3))
         if step > self.logged[0]:
             show.report(run, self.seed, step, seconds, train_loss, val_loss, tracker)
-            sample = (run.tokens(t[:8]) for t in run.val[0])
-            found = diagnose(run.model, self.optimizers, *sample, run.world.sum)
+            few = (run.tokens(t[:8]) for t in run.val[0])
+            found = diagnose(run.model, self.optimizers, *few, run.world.sum)
             if run.log is not None:
                 run.log.event("diagnostics", seed=self.seed, step=step, **found)
         return val_loss
@@ -639,7 +639,7 @@ def main(argv: list[str]) -> int:
     finally:
         if run.log is not None:
             run.log.end(**status)
-        if world.size > 1:
+        if world.size > 1 and status["status"] != "failed":  # alone, nccl's would wait for the other ranks
             dist.destroy_process_group()
     if world.rank == 0:
         show.summary(track, plan.recipe, outcomes, run.log.path, world, plan.args.json)

@@ -13,9 +13,9 @@ algorithm3 | K      | K x Muon's      | r = |X_i|, D <- D^beta r^(1-beta), X <- 
 polish rests on this: row norms of a polar factor depend on the column space of D G alone, which scaling the
 rows of U changes as scaling those of G does. Scaled rows leave singular values that may exceed 1, and then
 plain Newton-Schulz steps diverge; so each round first divides by |A^2|_F^(1/4) / 1.2, A = X'X, which its
-first step computes anyway (without the 1.2 it bounds sigma_1: see _polished). Its first steps, up to five, are
-Polar Express's, which bring singular values down to 1e-3 near 1 in fewer steps. Two rounds give rows that are
-more even than restart's K = 2, at half the cost.
+first step computes anyway (without the 1.2 it bounds sigma_1: see `polish`). Its first steps, up to five,
+are Polar Express's, which bring singular values down to 1e-3 near 1 in fewer steps. Two rounds give rows
+that are more even than restart's K = 2, at half the cost.
 Sources: restart, https://github.com/tilde-research/aurora-release src/aurora.py (May 2026); algorithm3, the
 paper's, arXiv 2606.27715 (another map, gentler at K = 2 and not convergent); polish and warm are ours.
 """

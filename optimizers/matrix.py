@@ -150,7 +150,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
         for p, name in zip(stack.params, stack.names):
             if p.grad is not None and p.grad.layout != torch.strided:
                 raise ValueError(f"{type(self).__name__}: {name} has a sparse gradient; use sparse=False")
-            alone = getattr(self, "found_inf", None) is not None or stack.works  # ranks do not tell each other
+            # Then ranks do not tell each other which gradients there are.
+            alone = getattr(self, "found_inf", None) is not None or stack.works
             if p.grad is None and self.world_size > 1 and alone:
                 raise ValueError(f"{type(self).__name__}: {name} has no gradient on rank {self.rank}; with "
                                  "found_inf or send(), set p.grad of an unused parameter to zeros")
@@ -278,7 +279,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
         For use while the backward pass goes on: every rank must send every parameter, in one order. `grad` is
         copied. ValueError for a parameter that is not this optimizer's, RuntimeError for one sent twice.
         """
-        found = [(s, i) for s in self._stacks or self._current() for i, other in enumerate(s.params) if other is p]
+        stacks = self._stacks or self._current()
+        found = [(s, i) for s in stacks for i, other in enumerate(s.params) if other is p]
         if not found or self.world_size == 1:
             raise ValueError(f"{type(self).__name__}.send: this parameter is not sharded by this optimizer")
         stack, i = found[0]

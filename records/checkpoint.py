@@ -5,7 +5,8 @@
 
 Both are written beside and renamed, the JSON last, so a checkpoint is whole where its JSON is; a file that
 changed later does not have its sha256 and is passed over. The last two are kept. The data stream and the
-schedule are functions of the step. Loading unpickles nothing: torch's weights_only.
+schedule are functions of the step. Loading unpickles nothing: torch's weights_only. On a CPU the digits are
+those of a run that never stopped; on a GPU sums by atomics differ between any two runs.
 """
 import hashlib
 import io

@@ -197,5 +197,5 @@ def _command(study: Study, found: dict) -> str:
         return ("## Again\n\nThe runs are made by the commands above; `python scripts/study.py --write` then "
                 "makes this page from their logs.")
     return (f"## Again\n\n    python scripts/study.py {study.name}\n\ntrains what is missing, by this "
-            "checkout's code, and nothing where nothing is; with `--records DIR` (an empty folder) every run "
+            "checkout's code, and nothing where nothing is; with `--records DIR`\n(an empty folder) every run "
             f"but those of the cells with a link. Made by {cost_words(found)} (tuning apart).")

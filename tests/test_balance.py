@@ -154,8 +154,7 @@ def test_bad_values_are_refused():
             Aurora([p], lr=0.1, **options)
 
 
-@pytest.mark.parametrize("options, what", [(dict(balance="row"), "balance"), (dict(schedule="polsh"), "schedule"),
-                                           (dict(schedule="warm"), "schedule")])
-def test_a_mistyped_name_is_refused(options, what):
-    with pytest.raises(ValueError, match=f"{what} must be .* got '{options[what]}'"):
-        balanced_polar(torch.ones(4, 2), **options)
+@pytest.mark.parametrize("what, word", [("balance", "row"), ("schedule", "polsh"), ("schedule", "warm")])
+def test_a_mistyped_name_is_refused(what, word):
+    with pytest.raises(ValueError, match=f"{what} must be .* got '{word}'"):
+        balanced_polar(torch.ones(4, 2), **{what: word})

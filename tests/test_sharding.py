@@ -32,7 +32,7 @@ KINDS = dict(aurora=Aurora, warm=warm, normuon=NorMuon, soap=soap)  # those that
 
 
 def train_one(kind, rank, world, loaded, steps, bad):
-    """What a rank has after these steps of the optimizer KINDS[kind]; `start` is its state before the first."""
+    """What a rank has after these steps of the optimizer KINDS[kind]; `start`: its state before the first."""
     params = parameters()
     names = [(f"p{i}", p) for i, p in enumerate(params)]
     optimizer = KINDS[kind](names, lr=0.1, process_group=dist.group.WORLD)
