@@ -393,9 +393,9 @@ class Run:
 
 
 def warm_up(run: Run) -> dict:
-    """Choose the micro-batch, compile, and step twice on dummy tokens; a seed starts from new weights and
-    optimizers. On a GPU the micro-batch starts at min(64 sequences, the rank's share) and is halved while
-    any rank runs out of memory."""
+    """Choose the micro-batch, compile, and step twice on dummy tokens, with overlap once more; a seed starts
+    from new weights and optimizers. On a GPU the micro-batch starts at min(64 sequences, the rank's share)
+    and is halved while any rank runs out of memory in the first two."""
     started, world, context = time.perf_counter(), run.world, run.plan.track.context
     share = run.train.local // context
     run.micro = divisor(share, 64 if world.device.type == "cuda" else max(1, 1024 // context))

@@ -57,7 +57,7 @@ class Stack:
     def allocate(self, chain, old: dict) -> None:
         """State for the owned matrices, as per-parameter views in `old`; what `old` holds already stays."""
         weight = self.batch(self.owned, len(self.owned))
-        zero = torch.zeros(())
+        zero = torch.zeros((), device="cpu")
         names = self.names[self.first:self.first + len(self.owned)]
         ctx = Context(weight, weight, zero, zero, zero, zero, zero, self.group["balance"], names)
         for stage in chain:
@@ -99,7 +99,9 @@ class MatrixOptimizer(torch.optim.Optimizer):
     weights; state_dict() is then a collective that returns the complete state, which loads at any world
     size.
     State is optimizer.state[p][name], views of the stack. No gradient, and nothing but the weights, is
-    written. A parameter that has no gradient (with a group: on any rank) keeps its weight and state.
+    written. A parameter that has no gradient (with a group: on any rank) keeps its weight and state; a step
+    without any is counted, in group["step"], only with a group. Groups may be changed by hand between steps,
+    on all ranks alike; a parameter that leaves them loses its state.
     A non-finite gradient changes neither weight nor state; the error names the parameter and is raised at
     once on the CPU, on CUDA at the next step (so that no step waits for the device). A caller that makes
     this check itself sets `optimizer.found_inf` to a 0-d tensor, non-zero to skip, as torch's fused AdamW
@@ -112,7 +114,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self.rank = dist.get_rank(process_group) if process_group is not None else 0
         self.world_size = dist.get_world_size(process_group) if process_group is not None else 1
         self._stacks: list[Stack] | None = None
-        self._built_of: list = []  # the parameters that the stacks are of
+        self._built_of: list = []  # (group, parameter) of what the stacks hold
         self._pending = None  # (HostCopy, names) of a step on CUDA not yet looked at
         self._compiled = None
         super().__init__(params, dict(lr=lr, weight_decay=weight_decay, momentum=momentum, balance=balance,
@@ -234,11 +236,17 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def _current(self) -> list:
-        """The stacks, built anew where the groups' parameters are others, or their state was cleared."""
-        params = [p for group in self.param_groups for p in group["params"]]
-        if (self._stacks is None or list(map(id, params)) != list(map(id, self._built_of))
-                or any(p not in self.state for p in params)):
-            self._stacks, self._built_of = self._build(), params
+        """The stacks, built anew where groups or their parameters are others, or their state was cleared."""
+        members = [(group, p) for group in self.param_groups for p in group["params"]]
+        same = [(id(g), id(p)) for g, p in members] == [(id(g), id(p)) for g, p in self._built_of]
+        if self._stacks is None or not same or any(p not in self.state for _, p in members):
+            if self.world_size > 1 and self._stacks is not None:  # owners may change: first, all have all
+                for p, state in self._whole(self._stacks).items():
+                    if p in self.state:
+                        self.state[p] = state
+            for p in set(self.state) - {p for _, p in members}:
+                del self.state[p]
+            self._stacks, self._built_of = self._build(), members
         return self._stacks
 
     @torch.no_grad()
@@ -253,7 +261,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
             self._raise_pending()
             stacks = self._current()
             grads = [self._gradients(stack) for stack in stacks]
-            if self.world_size == 1 and all(g is None for of in grads for g in of):
+            if not stacks or self.world_size == 1 and all(g is None for of in grads for g in of):
                 return loss
             skips = self._skips(stacks, grads)
         except (ValueError, FloatingPointError):
@@ -279,11 +287,10 @@ class MatrixOptimizer(torch.optim.Optimizer):
         For use while the backward pass goes on: every rank must send every parameter, in one order. `grad` is
         copied. ValueError for a parameter that is not this optimizer's, RuntimeError for one sent twice.
         """
-        stacks = self._stacks or self._current()
-        found = [(s, i) for s in stacks for i, other in enumerate(s.params) if other is p]
+        found = self._find(p, self._stacks or ()) or self._find(p, self._current())
         if not found or self.world_size == 1:
             raise ValueError(f"{type(self).__name__}.send: this parameter is not sharded by this optimizer")
-        stack, i = found[0]
+        stack, i = found
         if i in stack.works:
             raise RuntimeError(f"{type(self).__name__}.send: {stack.names[i]} was sent twice before step()")
         if stack.sums is None:
@@ -292,6 +299,9 @@ class MatrixOptimizer(torch.optim.Optimizer):
         stack.sums[i].copy_(grad)
         stack.works[i] = dist.reduce(stack.sums[i], group_dst=i // stack.per_rank, group=self.process_group,
                                      async_op=True)
+
+    def _find(self, p: Tensor, stacks) -> tuple | None:
+        return next(((s, i) for s in stacks for i, other in enumerate(s.params) if other is p), None)
 
     def _forget_sent(self) -> None:
         """Drop the gradients that `send` has on their way, for a step that is not taken."""
@@ -327,7 +337,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
         lr = group["lr"]
         scalars = dict(lr=lr, lr_peak=group.get("initial_lr", lr), weight_decay=group["weight_decay"],
                        momentum=group["momentum"], step=group["step"])
-        scalars = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in scalars.items()}
+        scalars = {name: value.float() if isinstance(value, Tensor) else
+                   torch.tensor(value, dtype=torch.float32, device="cpu") for name, value in scalars.items()}
         with torch.autocast(weight.device.type, enabled=False):  # or it would lower the polar's precision
             new = self._run(weight[:count], grad[:count], stack.state, scalars, group, skip)
         return new if count == stack.per_rank else torch.cat((new, weight[count:]))
@@ -339,9 +350,10 @@ class MatrixOptimizer(torch.optim.Optimizer):
             if self._compiled is None:
                 # dynamic=False: a stack's shape never changes, so each is compiled once and for good.
                 self._compiled = torch.compile(run_chain, dynamic=False)
+            mask = weight.new_zeros(len(weight), dtype=torch.bool) | (skip != 0).to(weight.device)
             with torch._dynamo.config.patch(recompile_limit=256):  # not 8: a graph a shape and chain, or more
-                return self._compiled(self.chain, weight, grad, state, *rest, skip.to(weight.device))
-        keep = skip != 0  # on the CPU a look at the flag costs nothing, and saves the passes that mask
+                return self._compiled(self.chain, weight, grad, state, *rest, mask)
+        keep = (skip != 0).expand(len(weight))  # on the CPU a look costs nothing, and saves passes that mask
         if keep.all():
             return weight
         return run_chain(self.chain, weight, grad, state, *rest, keep if keep.any() else None)
@@ -354,22 +366,26 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict:
         """The complete state, the same on every rank; a collective where there is a process group."""
-        own = self.state
-        if self.world_size > 1:
-            stacks = self._current()  # which may fill `own`
-            self.state = type(own)(own.default_factory)
-            for stack in stacks:
-                for name, value in stack.state.items():
-                    mine = value.new_zeros((stack.per_rank, *value.shape[1:]))
-                    mine[:len(stack.owned)] = value
-                    full, work = self._gather(stack, mine)
-                    work.wait()
-                    for i, p in enumerate(stack.params):
-                        self.state[p][name] = full[i]
+        stacks, own = self._current() if self.world_size > 1 else [], self.state
         try:
+            if stacks:
+                self.state = type(own)(own.default_factory, self._whole(stacks))
             return super().state_dict()
         finally:
             self.state = own
+
+    def _whole(self, stacks: list) -> dict:
+        """parameter -> its state, gathered from the ranks that own it."""
+        found: dict = {p: {} for stack in stacks for p in stack.params}
+        for stack in stacks:
+            for name, value in stack.state.items():
+                mine = value.new_zeros((stack.per_rank, *value.shape[1:]))
+                mine[:len(stack.owned)] = value
+                full, work = self._gather(stack, mine)
+                work.wait()
+                for i, p in enumerate(stack.params):
+                    found[p][name] = full[i]
+        return found
 
     def __getstate__(self) -> dict:
         """For copy.deepcopy and pickle: without stacks, which the next step builds from the state. TypeError
@@ -381,7 +397,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Load a complete state saved at any world size; from the next step each rank keeps what it owns.
-        ValueError for the state of another kind of optimizer."""
+        ValueError for one of an optimizer that is no MatrixOptimizer; what this chain keeps and the state
+        lacks starts at zero."""
         lacks = [name for group in state_dict["param_groups"] for name in self.defaults if name not in group]
         if lacks:
             raise ValueError(f"{type(self).__name__}: this is the state of another kind of optimizer: its "

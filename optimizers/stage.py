@@ -19,7 +19,7 @@ class Context:
     step: Tensor                   # calls of step() before this one, skipped ones too
     balance: str | None            # the side Aurora evens out
     names: list = field(default_factory=list)  # of the parameters, for a refusal by init
-    first: bool = False            # this is the optimizer's first step; not a tensor: graphs may differ
+    first: bool = False            # the optimizer's first step, told where a stage asks_first; a graph apart
     before: Tensor | None = None   # in after_step: the weight before this step
     state: dict[str, Tensor] = field(default_factory=dict)  # stages may write into entries, or replace them
 
@@ -47,14 +47,11 @@ class Stage:
 def run_chain(chain, weight, grad, state, scalars, balance, first, skip) -> Tensor:
     """One step of `chain` on a stack: returns the new weight and writes `state` in place.
 
-    skip: 0-d or (batch,), non-zero keeps weight and state exactly as they are (a non-finite gradient, or
-    none), no host sync; None where it is known to be zero.
+    skip: (batch,) bool, true keeps weight and state exactly as they are (a non-finite gradient, or none), no
+    host sync; None where it is known to be false.
     """
     def unless_skipped(new: Tensor, old) -> Tensor:
-        if skip is None:
-            return new
-        keep = skip if skip.ndim == 0 else skip.view(-1, *(1,) * (new.ndim - 1))
-        return torch.where(keep != 0, old, new)
+        return new if skip is None else torch.where(skip.view(-1, *(1,) * (new.ndim - 1)), old, new)
 
     high = torch.promote_types(weight.dtype, torch.float32)
     grad = unless_skipped(grad.to(high), 0)  # a stage that decomposes it must not meet a NaN

@@ -15,7 +15,7 @@ def page(study: Study, found: dict) -> str:
         parts.append(_contrasts(found))
     if found.get("ranks"):
         parts.append(f"Rank correlation of the two columns (Spearman, 95 %): {ranks_words(found)}.")
-        parts += [f"Within {study.axis} of {range_words(row)}." for row in found["ranges"]]
+        parts += [f"The same within a range of {study.axis}, {range_words(row)}." for row in found["ranges"]]
     if any(row.get("diagnostics") for row in found["cells"].values()):
         parts.append(_diagnostics(found))
     if any("val_loss" in row for row in found["cells"].values()):
@@ -197,5 +197,5 @@ def _command(study: Study, found: dict) -> str:
         return ("## Again\n\nThe runs are made by the commands above; `python scripts/study.py --write` then "
                 "makes this page from their logs.")
     return (f"## Again\n\n    python scripts/study.py {study.name}\n\ntrains what is missing, by this "
-            "checkout's code, and nothing where nothing is; with `--records DIR`\n(an empty folder) every run "
-            f"but those of the cells with a link. Made by {cost_words(found)} (tuning apart).")
+            "checkout's code, and nothing where nothing is; with `--records DIR`\n(an empty folder) every "
+            f"run but those of the cells with a link. Made by {cost_words(found)} (tuning apart).")

@@ -127,7 +127,7 @@ def measure(found: dict, stack: list, repeat: int, device: str) -> list[dict]:
         for p, g in zip(params, grads):
             p.grad = g
         optimizer = make(params)
-        for _ in range(2):  # allocates, compiles; the first step has a graph of its own
+        for _ in range(2):  # allocates, compiles; Soap's first step has a graph of its own
             optimizer.step()
         # Eager: under a dispatch mode dynamo would give the function up for good.
         with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:

@@ -35,7 +35,7 @@ def train_one(kind, rank, world, loaded, steps, bad):
     """What a rank has after these steps of the optimizer KINDS[kind]; `start`: its state before the first."""
     params = parameters()
     names = [(f"p{i}", p) for i, p in enumerate(params)]
-    optimizer = KINDS[kind](names, lr=0.1, process_group=dist.group.WORLD)
+    optimizer = KINDS[kind](names[steps[0] > 3:], lr=0.1, process_group=dist.group.WORLD)
     if loaded:
         optimizer.load_state_dict(loaded["optimizer"])
         for p, value in zip(params, loaded["params"]):
@@ -45,6 +45,9 @@ def train_one(kind, rank, world, loaded, steps, bad):
         g = torch.Generator().manual_seed(1000 + step)
         for p in params:  # the ranks' gradients sum to the same on every world size, exactly
             p.grad = torch.randn(p.shape, generator=g) / world
+        if step == 3:  # so that what is left of its stack has other owners
+            for of_each in ("params", "param_names"):
+                optimizer.param_groups[0][of_each].pop(0)
         if step == 1:  # nobody used one, and only the last rank another
             params[2].grad, params[4].grad = None, params[4].grad * world if rank == world - 1 else None
         if bad and rank == world - 1:

@@ -231,12 +231,12 @@ def test_a_step_that_may_be_skipped(name):
         after = {key: value.clone() for key, value in state.items()}
         return run_chain(optimizer.chain, weight, grad, after, scalars, "rows", False, skip), after
 
-    new, after = step(grad, torch.tensor(0.0))
+    new, after = step(grad, torch.tensor([False]))
     known, after_known = step(grad, None)
     assert torch.equal(new, known) and not torch.equal(new, weight)
     assert all(torch.equal(after[key], after_known[key]) for key in state)
     assert not torch.equal(after["momentum"], state["momentum"])
-    kept, after = step(grad * float("nan"), torch.tensor(1.0))
+    kept, after = step(grad * float("nan"), torch.tensor([True]))
     assert torch.equal(kept, weight) and all(torch.equal(after[key], state[key]) for key in state)
 
 
