@@ -518,8 +518,8 @@ class Training:
             self.reached = dict(step=step, seconds=round(seconds, 3))
         if step > self.logged[0]:
             show.report(run, self.seed, step, seconds, train_loss, val_loss, tracker)
-            few = (run.tokens(t[:8]) for t in run.val[0])
-            found = diagnose(run.model, self.optimizers, *few, run.world.sum)
+            sample = (run.tokens(t[:8]) for t in run.val[0])
+            found = diagnose(run.model, self.optimizers, *sample, run.world.sum)
             if run.log is not None:
                 run.log.event("diagnostics", seed=self.seed, step=step, **found)
         return val_loss

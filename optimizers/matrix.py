@@ -149,12 +149,12 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     def _gradients(self, stack: Stack) -> list:
         """One for each parameter, None where there is none."""
+        # With a verdict or sums made elsewhere, ranks do not tell each other which gradients there are.
+        all_needed = self.world_size > 1 and (getattr(self, "found_inf", None) is not None or stack.works)
         for p, name in zip(stack.params, stack.names):
             if p.grad is not None and p.grad.layout != torch.strided:
                 raise ValueError(f"{type(self).__name__}: {name} has a sparse gradient; use sparse=False")
-            # Then ranks do not tell each other which gradients there are.
-            alone = getattr(self, "found_inf", None) is not None or stack.works
-            if p.grad is None and self.world_size > 1 and alone:
+            if p.grad is None and all_needed:
                 raise ValueError(f"{type(self).__name__}: {name} has no gradient on rank {self.rank}; with "
                                  "found_inf or send(), set p.grad of an unused parameter to zeros")
         return [p.grad for p in stack.params]
@@ -174,20 +174,21 @@ class MatrixOptimizer(torch.optim.Optimizer):
                                      "look at the loss")
 
     def _skips(self, stacks: list, grads: list) -> list:
-        """For each stack a tensor that is non-zero where weight and state stay: 0-d (a gradient on any rank
-        is not finite; the caller's found_inf where set) or (owned,), where some have no gradient, too."""
+        """For each stack a bool tensor, true where weight and state stay: 0-d (a gradient on any rank is not
+        finite; the caller's found_inf where set) or (owned,), where some have no gradient, too."""
         flat = [g for of in grads for g in of]
         found_inf, there = getattr(self, "found_inf", None), None
         if found_inf is None:
             found_inf, there = self._verdict(stacks, flat)
         elif any(g is None for g in flat):
             there = _flags([g is not None for g in flat], found_inf.device)
+        skip = found_inf != 0
         if there is None:
-            return [found_inf] * len(stacks)
+            return [skip] * len(stacks)
         skips, start = [], 0
         for stack in stacks:
             first = start + stack.first
-            skips.append((found_inf != 0) | (there[first:first + len(stack.owned)] == 0))
+            skips.append(skip | (there[first:first + len(stack.owned)] == 0))
             start += len(stack.params)
         return skips
 
@@ -287,7 +288,10 @@ class MatrixOptimizer(torch.optim.Optimizer):
         For use while the backward pass goes on: every rank must send every parameter, in one order. `grad` is
         copied. ValueError for a parameter that is not this optimizer's, RuntimeError for one sent twice.
         """
-        found = self._find(p, self._stacks or ()) or self._find(p, self._current())
+        stacks = self._stacks
+        if not any(stack.works for stack in stacks or ()):  # the first of a step
+            stacks = self._current()
+        found = next(((s, i) for s in stacks for i, other in enumerate(s.params) if other is p), None)
         if not found or self.world_size == 1:
             raise ValueError(f"{type(self).__name__}.send: this parameter is not sharded by this optimizer")
         stack, i = found
@@ -299,9 +303,6 @@ class MatrixOptimizer(torch.optim.Optimizer):
         stack.sums[i].copy_(grad)
         stack.works[i] = dist.reduce(stack.sums[i], group_dst=i // stack.per_rank, group=self.process_group,
                                      async_op=True)
-
-    def _find(self, p: Tensor, stacks) -> tuple | None:
-        return next(((s, i) for s in stacks for i, other in enumerate(s.params) if other is p), None)
 
     def _forget_sent(self) -> None:
         """Drop the gradients that `send` has on their way, for a step that is not taken."""
@@ -350,13 +351,12 @@ class MatrixOptimizer(torch.optim.Optimizer):
             if self._compiled is None:
                 # dynamic=False: a stack's shape never changes, so each is compiled once and for good.
                 self._compiled = torch.compile(run_chain, dynamic=False)
-            mask = weight.new_zeros(len(weight), dtype=torch.bool) | (skip != 0).to(weight.device)
+            mask = weight.new_zeros(len(weight), dtype=torch.bool) | skip.to(weight.device)  # of one shape
             with torch._dynamo.config.patch(recompile_limit=256):  # not 8: a graph a shape and chain, or more
                 return self._compiled(self.chain, weight, grad, state, *rest, mask)
-        keep = (skip != 0).expand(len(weight))  # on the CPU a look costs nothing, and saves passes that mask
-        if keep.all():
+        if skip.all():  # on the CPU a look costs nothing, and saves the passes that mask
             return weight
-        return run_chain(self.chain, weight, grad, state, *rest, keep if keep.any() else None)
+        return run_chain(self.chain, weight, grad, state, *rest, skip if skip.any() else None)
 
     def _gather(self, stack: Stack, mine: Tensor) -> tuple:
         full = mine.new_empty((stack.per_rank * self.world_size, *mine.shape[1:]))

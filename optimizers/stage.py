@@ -19,7 +19,7 @@ class Context:
     step: Tensor                   # calls of step() before this one, skipped ones too
     balance: str | None            # the side Aurora evens out
     names: list = field(default_factory=list)  # of the parameters, for a refusal by init
-    first: bool = False            # the optimizer's first step, told where a stage asks_first; a graph apart
+    first: bool = False            # the optimizer's first step; False unless a stage asks_first
     before: Tensor | None = None   # in after_step: the weight before this step
     state: dict[str, Tensor] = field(default_factory=dict)  # stages may write into entries, or replace them
 
@@ -27,7 +27,7 @@ class Context:
 class Stage:
     """One function of the update. Subclasses are frozen dataclasses: their fields are the recipe."""
 
-    asks_first = False  # whether it reads ctx.first, which costs a graph more
+    asks_first = False  # whether it reads ctx.first, no tensor, so that the first step has a graph of its own
 
     def init(self, ctx: Context) -> None:
         """Allocate what the stage keeps: ctx.state[name] = a tensor whose first dimension is the batch.

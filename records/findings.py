@@ -21,7 +21,7 @@ from .cli import Refusal, near
 from .comparison import crossing_words, with_interval
 from .study import ROOT, Study
 from .study_figures import final, worst
-from .study_page import (NOT_RUN, cost_words, loss_words, number, range_words, ranks_words, share, table,
+from .study_page import (NOT_RUN, cost_words, loss_words, number, range_words, rank_words, share, table,
                          unfinished)
 
 TEMPLATE, PAGE = ROOT / "docs" / "findings.in.md", ROOT / "docs" / "findings.md"
@@ -95,7 +95,7 @@ def _last(row: dict, metric: str) -> str:
 
 
 OF_STUDY = dict(table=_table, picture=_picture, cost=lambda study, found: cost_words(found),
-                ranks=lambda study, found: ranks_words(found) if found.get("ranks") else NOT_RUN,
+                ranks=lambda study, found: rank_words(found["ranks"]) if found.get("ranks") else NOT_RUN,
                 ranges=lambda study, found: "; ".join(map(range_words, found.get("ranges", ()))) or NOT_RUN)
 OF_CELL = {
     "loss": lambda row: loss_words(row) if "val_loss" in row else "",

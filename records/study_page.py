@@ -14,7 +14,7 @@ def page(study: Study, found: dict) -> str:
     if found["contrasts"]:
         parts.append(_contrasts(found))
     if found.get("ranks"):
-        parts.append(f"Rank correlation of the two columns (Spearman, 95 %): {ranks_words(found)}.")
+        parts.append(f"Rank correlation of the two columns (Spearman, 95 %): {rank_words(found['ranks'])}.")
         parts += [f"The same within a range of {study.axis}, {range_words(row)}." for row in found["ranges"]]
     if any(row.get("diagnostics") for row in found["cells"].values()):
         parts.append(_diagnostics(found))
@@ -100,10 +100,6 @@ def _contrasts(found: dict) -> str:
     rows = [[f"`{label}`", with_interval(row, "+.4f") if row else NOT_RUN, p_words(row)]
             for label, row in found["contrasts"].items()]
     return grid(["contrast", "nats (95 %)", "p"], rows)
-
-
-def ranks_words(found: dict) -> str:
-    return rank_words(found["ranks"])
 
 
 def rank_words(row: dict) -> str:
