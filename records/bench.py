@@ -106,7 +106,7 @@ def measure(plan: train_gpt.Plan, world: World, synthetic: bool, steps: int, par
     times, memory = step_times(now, 0, steps), peak_memory(world)
     found = part_times(now, SETTLE + steps, parts)
     now.guard.check()
-    mean, machine = sum(times) / steps, hardware(world.device)
+    mean, machine = sum(times) / steps, hardware(world)
     rate = 1000 * plan.track.tokens_per_step / mean
     peak = peak_flops(machine["name"]) if world.device.type == "cuda" else None
     low, median, high = (float(x) for x in np.percentile(times, (10, 50, 90)))
@@ -147,4 +147,4 @@ def parity(plan: train_gpt.Plan, world: World, synthetic: bool, steps: int) -> d
                 tokens="synthetic" if synthetic else "real", largest=largest,
                 at_step=differences.index(largest), last_losses=[plain[-1], fast[-1]],
                 plain_again=max(abs(a - b) for a, b in zip(plain, again[0])) if again else None,
-                versions=versions(), hardware=hardware(world.device))
+                versions=versions(), hardware=hardware(world))

@@ -54,18 +54,26 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def hardware(device: torch.device) -> dict:
-    """The processor, and each NVIDIA GPU's name, driver, clocks (MHz), power limit (W) and throttling."""
+def hardware(world: World) -> dict:
+    """This rank's processor and device, and `gpus`, each rank's. A collective: every rank must call it."""
+    device = world.device
     found = dict(system=platform.system(), processor=_processor(), cores=os.cpu_count(),
                  threads=torch.get_num_threads(), device=device.type)
     if device.type == "cuda":
-        fields = "name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,temperature.gpu"
-        rows = _output("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits")
-        found["gpus"] = [dict(zip(fields.split(","), row.split(", "))) for row in (rows or "").splitlines()]
-        found["name"] = torch.cuda.get_device_name(device)
+        found["gpus"] = world.gather(_gpu(device))
+        found["name"] = found["gpus"][world.rank]["name"]
     else:
         found["name"] = found["processor"]
     return found
+
+
+def _gpu(device: torch.device) -> dict:
+    """A GPU's name and, where nvidia-smi tells, driver, clocks (MHz), power limit (W), temperature (C)."""
+    about = torch.cuda.get_device_properties(device)
+    fields = "driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,temperature.gpu"
+    row = _output("nvidia-smi", f"--id=GPU-{about.uuid}", f"--query-gpu={fields}",
+                  "--format=csv,noheader,nounits")
+    return dict(name=about.name, **dict(zip(fields.split(","), (row or "").split(", "))) if row else {})
 
 
 def attention_backend(device: torch.device, dtype: str, head_dim: int, length: int) -> str | None:
@@ -131,12 +139,13 @@ def sums(sources: dict, track: dict, recipe: dict, data: dict) -> dict:
                 recipe=digest(without_note(recipe)))
 
 
-def write_header(log: LogWriter, root: Path, world: World, argv: list, track: dict, recipe: dict,
-                 seeds: list, data: dict) -> None:
-    """The sources of the run and its `run` event, from plain JSON; `data` is what shards.inspect found."""
+def write_header(log: LogWriter, root: Path, world_size: int, machine: dict, argv: list, track: dict,
+                 recipe: dict, seeds: list, data: dict) -> None:
+    """The sources of the run and its `run` event, from plain JSON; `machine` is what hardware() found, `data`
+    what shards.inspect did."""
     sources = loaded_sources(root)
     for path, text in sources.items():
         log.source(path, text)
     log.event("run", started=now(), command=command_line(argv), seeds=seeds, track=track, recipe=recipe,
-              sha256=sums(sources, track, recipe, data), data=data, world_size=world.size,
-              versions=versions(), hardware=hardware(world.device), git=git_state(root))
+              sha256=sums(sources, track, recipe, data), data=data, world_size=world_size,
+              versions=versions(), hardware=machine, git=git_state(root))

@@ -33,7 +33,7 @@ def open_log(run, root: Path, folder: Path | None, fix: str) -> None:
     """
     world = run.world
     with world.together(lambda: "the start of the run", everywhere=True):  # rank 0 tells the reason
-        _open_log(run, root, folder, fix)
+        _open_log(run, root, folder, fix, hardware(world))
         step = run.start.step
         lowest, highest = world.minimum(step), -world.minimum(-step)
     if lowest != highest:
@@ -41,7 +41,7 @@ def open_log(run, root: Path, folder: Path | None, fix: str) -> None:
                       "give all of them the same --log-dir on a shared disk, and start again")
 
 
-def _open_log(run, root: Path, folder: Path | None, fix: str) -> None:
+def _open_log(run, root: Path, folder: Path | None, fix: str, machine: dict) -> None:
     args = run.plan.args
     name = f"{time.strftime('%Y%m%d-%H%M%S')}_{run.plan.track.label}_{run.plan.recipe.name}"[:120]
     run.folder, rank0 = folder or args.log_dir or root / "logs" / name, run.world.rank == 0
@@ -55,7 +55,7 @@ def _open_log(run, root: Path, folder: Path | None, fix: str) -> None:
     if folder is None:
         checkpoint.mark(run.folder)
         run.log = LogWriter(run.folder / f"{name}.txt")
-        write_header(run.log, root, run.world, args.argv, **header)
+        write_header(run.log, root, run.world.size, machine, args.argv, **header)
         run.identity = digest(checkpoint.identity(header, loaded_sources(root)))
         return
     run.start, log = checkpoint.resume(folder, root, header)
@@ -63,8 +63,7 @@ def _open_log(run, root: Path, folder: Path | None, fix: str) -> None:
     if rank0:
         say(run, where_from(run.start))
         run.log = LogWriter.reopen(log.path, seed=run.start.seed, step=run.start.step,
-                                   world_size=run.world.size, versions=versions(),
-                                   hardware=hardware(run.world.device))
+                                   world_size=run.world.size, versions=versions(), hardware=machine)
 
 
 def where_from(start: checkpoint.Start) -> str:

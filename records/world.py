@@ -50,6 +50,13 @@ class World:
             dist.all_reduce(value)
         return value
 
+    def gather(self, value) -> list:
+        """Each rank's `value`, plain data, in order of rank."""
+        found = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(found, value)
+        return found
+
     @contextmanager
     def together(self, place, everywhere: bool = False):
         """Turns the error of a collective whose other ranks are gone or late into a Refusal that names this

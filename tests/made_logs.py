@@ -13,7 +13,7 @@ import torch
 
 import train_gpt
 from data.shards import batches_in
-from records.environment import write_header
+from records.environment import hardware, write_header
 from records.log import LogWriter, link
 from records.world import World
 
@@ -63,10 +63,10 @@ def make_log(path: Path, words: str = "", ends: dict | None = None, ms: float = 
     plan = train_gpt.parse([*argv, "--device", "cpu"])
     track, recipe, seeds = plan.track, plan.recipe, plan.args.seeds
     data = shards_of(track, recipe.steps)
-    with turned_clock() as clock, mock.patch("records.environment._processor", lambda: device):
+    machine = dict(hardware(World(0, 1, torch.device("cpu"))), processor=device, name=device)
+    with turned_clock() as clock:
         log = LogWriter(Path(path))
-        write_header(log, train_gpt.ROOT, World(0, 1, torch.device("cpu")), argv, asdict(track),
-                     recipe.resolved(), seeds, data)
+        write_header(log, train_gpt.ROOT, 1, machine, argv, asdict(track), recipe.resolved(), seeds, data)
         log.event("warmup", seconds=1.25, micro_batch=1, compiled=False, attention="flash_attention")
         clock[0] += 2
         for i, seed in enumerate(seeds):
