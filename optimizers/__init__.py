@@ -14,6 +14,8 @@ from .aurora import Aurora, BalancedPolar
 from .balance import balanced_polar
 from .contra import Contra
 from .equilibrate import Equilibrate
+from .floor import UpdateFloor
+from .hyperball import Hyperball
 from .matrix import MatrixOptimizer
 from .momentum import Nesterov
 from .muon import Muon, Polar
@@ -23,7 +25,7 @@ from .recipes import RECIPES, AdamW, Init, Recipe, resolve
 from .riemannian import RiemannianAurora, RiemannianPolar, constrained_polar, reference_optimum
 from .soap import Soap
 from .stage import Context, Stage
-from .step import AspectScale, CautiousDecay, Decay, Hyperball, RootMeanSquare, UpdateFloor
+from .step import AspectScale, CautiousDecay, Decay, RootMeanSquare
 from .wrappers import EmaNesterov, TailAverage, Wrapper
 
 __all__ = ["Aurora", "RiemannianAurora", "Muon", "NorMuon", "UNorMuon", "MatrixOptimizer", "Stage",

@@ -89,8 +89,8 @@ class Aurora(MatrixOptimizer):
     """
 
     def __init__(self, params, lr, weight_decay=0.025, momentum=0.95, nesterov=True, balance="rows",
-                 iterations=2, beta=0.5, schedule="restart", polar="quintic12", precision=None,
-                 process_group=None):
+                 iterations=2, beta=0.5, schedule="restart", polar="quintic12", process_group=None,
+                 precision=None):
         balanced = BalancedPolar(iterations, beta, polar, schedule, precision)
         chain = (Nesterov(nesterov), balanced, AspectScale(), Decay())
         super().__init__(params, chain, lr, weight_decay, momentum, balance, process_group)

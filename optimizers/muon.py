@@ -40,6 +40,6 @@ class Muon(MatrixOptimizer):
     """
 
     def __init__(self, params, lr, weight_decay=0.025, momentum=0.95, nesterov=True, polar="quintic12",
-                 precision=None, process_group=None):
+                 process_group=None, precision=None):
         chain = (Nesterov(nesterov), Polar(polar, precision), AspectScale(), Decay())
         super().__init__(params, chain, lr, weight_decay, momentum, process_group=process_group)

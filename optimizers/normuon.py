@@ -87,7 +87,7 @@ class NorMuon(MatrixOptimizer):
     """
 
     def __init__(self, params, lr, weight_decay=0.025, momentum=0.95, nesterov=True, beta2=0.95,
-                 form="track3", polar="quintic12", precision=None, process_group=None):
+                 form="track3", polar="quintic12", process_group=None, precision=None):
         if form not in FORMS:
             raise ValueError(f"NorMuon: unknown form {form!r}; known: {', '.join(FORMS)}")
         behind = ((RowVariance(beta2, "long"), AspectScale()) if form == "track3" else
@@ -110,6 +110,6 @@ class UNorMuon(MatrixOptimizer):
     """
 
     def __init__(self, params, lr, weight_decay=0.025, momentum=0.95, nesterov=True, balance="rows",
-                 polar="quintic12", precision=None, process_group=None):
+                 polar="quintic12", process_group=None, precision=None):
         chain = (Nesterov(nesterov), Polar(polar, precision), RowNorm(), AspectScale(), Decay())
         super().__init__(params, chain, lr, weight_decay, momentum, balance, process_group)

@@ -9,11 +9,13 @@ from .aurora import BalancedPolar
 from .balance import BALANCES
 from .contra import Contra
 from .equilibrate import Equilibrate
+from .floor import UpdateFloor
+from .hyperball import Hyperball
 from .momentum import Nesterov
 from .muon import Polar
 from .normuon import RowNorm, RowVariance
 from .riemannian import RiemannianPolar
-from .step import AspectScale, Decay, Hyperball, UpdateFloor
+from .step import AspectScale, Decay
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ class RiemannianAurora(MatrixOptimizer):
     """
 
     def __init__(self, params, lr, weight_decay=0.025, momentum=0.95, nesterov=True, balance="rows",
-                 iterations=10, polar="quintic12", precision=None, process_group=None):
+                 iterations=10, polar="quintic12", process_group=None, precision=None):
         chain = (Nesterov(nesterov), RiemannianPolar(iterations, polar, precision), AspectScale(), Decay())
         super().__init__(params, chain, lr, weight_decay, momentum, balance, process_group)
 

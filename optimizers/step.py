@@ -1,4 +1,4 @@
-"""What turns a direction into a step: scales, floors, weight decay, and the pin of a norm."""
+"""What turns a direction into a step: scales and weight decay."""
 from dataclasses import dataclass
 
 import torch
@@ -44,20 +44,6 @@ class RootMeanSquare(Stage):
 
 
 @dataclass(frozen=True)
-class UpdateFloor(Stage):
-    """The u/w-floor: update * max(1, floor |W|_F / |update|_F); nothing happens to a zero weight or update.
-
-    Takes the place of weight decay: a weight that outgrows its update gets larger ones. floor .35 is that of
-    modded-nanogpt's track 3, rows 9 to 28 (.3825 from row 29 on). Stands behind the aspect scale.
-    """
-
-    floor: float = 0.35
-
-    def __call__(self, update: Tensor, ctx: Context) -> Tensor:
-        return update * ratio(self.floor * frobenius(ctx.weight), frobenius(update)).clamp(min=1)
-
-
-@dataclass(frozen=True)
 class Decay(Stage):
     """Decoupled weight decay: update + wd W, which the step turns into W <- (1 - lr wd) W - lr update.
 
@@ -77,27 +63,3 @@ class CautiousDecay(Stage):
 
     def __call__(self, update: Tensor, ctx: Context) -> Tensor:
         return update + ctx.weight_decay * ctx.weight * (update * ctx.weight > 0)
-
-
-@dataclass(frozen=True)
-class Hyperball(Stage):
-    """The weight keeps its Frobenius norm, and moves by lr times it:
-
-        W' = W - lr |W| update / |update|;   W <- W' |W| / |W'|
-
-    The last stage of its chain; weight decay has no place in it. At lr 0 nothing changes.
-    Source: MuonH, modded-nanogpt's track 3, row 5. Raises ValueError for a weight of norm 0, which could
-    never move.
-    """
-
-    def init(self, ctx: Context) -> None:
-        for name, norm in zip(ctx.names, frobenius(ctx.weight).flatten().tolist()):
-            if norm == 0:
-                raise ValueError(f"Hyperball: {name} is zero and would stay zero on a sphere of radius 0; "
-                                 "initialise it to something else, or leave it out of this chain")
-
-    def __call__(self, update: Tensor, ctx: Context) -> Tensor:
-        return update * ratio(frobenius(ctx.weight), frobenius(update))
-
-    def after_step(self, ctx: Context) -> None:
-        ctx.weight = ctx.weight * ratio(frobenius(ctx.before), frobenius(ctx.weight))
