@@ -35,7 +35,8 @@ READING = """## How to read it
 - **Official step**: the first step of the track's grid at which the mean of all declared seeds is shown to
   be below the target, at one-sided p = .001: on `fineweb-124m` by (3.28 - mean) sqrt(n) >= 0.004
   (modded-nanogpt's rule, sigma = 0.0013), elsewhere by a t-test. Mean loss and p are those at this step.
-  More seeds buy a smaller one.
+  More seeds buy a smaller one. Seeds declared in several logs may have been declared one look at a time,
+  which makes the error larger than p says: `python scripts/verify.py` says how much.
 - **Mean crossing step**: where each seed's loss crosses the target, interpolated between validations, and
   the mean over the seeds with its 95 % interval. A seed that never crosses counts as later than its last
   step.
@@ -99,7 +100,8 @@ def _by_step(rows: list[Standing]) -> str:
         entry, claim = row.entry, row.entry.claim
         cells.append([str(row.place), escape(claim["recipe"]), str(claim["step"]),
                       crossing(claim["crossing"]), f"{claim['mean']:.4f}",
-                      seeds(claim["n"], claim["crossing"]), p_value(claim["p"]), versus(row.against),
+                      seeds(claim["n"], claim["crossing"], claim["looks"]), p_value(claim["p"]),
+                      versus(row.against),
                       link(entry), escape(entry.author or "-")])
     return table(columns, cells)
 
@@ -111,8 +113,8 @@ def _by_loss(rows: list[Standing], places: bool) -> str:
     for row in rows:
         entry, claim = row.entry, row.entry.claim
         cells.append([str(row.place), escape(claim["recipe"]), interval(claim["final"], 4),
-                      str(last_step(entry)), seeds(claim["n"], claim["crossing"]), versus(row.against),
-                      link(entry), escape(entry.author or "-")])
+                      str(last_step(entry)), seeds(claim["n"], claim["crossing"], claim["looks"]),
+                      versus(row.against), link(entry), escape(entry.author or "-")])
     return table(columns, cells) if places else table(columns[1:], [line[1:] for line in cells])
 
 
@@ -170,10 +172,10 @@ def crossing(found: dict) -> str:
     return "-" if found["mean"] is None else interval(found, 0)
 
 
-def seeds(n: int, found: dict | None) -> str:
-    """n, and how many cross the target where not all do."""
-    few = found is not None and found["crossed"] < found["n"]
-    return f"{n:d} ({found['crossed']} cross)" if few else f"{n:d}"
+def seeds(n: int, found: dict | None, looks=()) -> str:
+    """n, in how many logs it was declared, and how many cross the target where not all do."""
+    said = f"{n:d} in {len(looks)} logs" if len(looks) > 1 else f"{n:d}"
+    return f"{said} ({found['crossed']} cross)" if found and found["crossed"] < found["n"] else said
 
 
 def p_value(p: float) -> str:

@@ -180,10 +180,15 @@ def plan(looks: list[int], effect: float, sd: float, alpha: float = LEVEL,
         rows.append(row)
     power, constant = sum(found), float(stats.norm.isf(alpha))
     fixed = ((constant + stats.norm.ppf(min(power, 1 - 1e-12))) * sd / effect) ** 2
-    naive = stop_probabilities(times, [constant] * len(times))
     return dict(looks=rows, spending=spending, alpha=alpha, error=sum(null), power=power,
                 expected_null=_expected(looks, null), expected_alternative=_expected(looks, found),
-                fixed=math.ceil(fixed - 1e-6), naive_error=sum(naive))
+                fixed=math.ceil(fixed - 1e-6), naive_error=naive_error(looks, alpha))
+
+
+def naive_error(looks: list[int], alpha: float = LEVEL) -> float:
+    """The error of a one-sided test at `alpha` that is made after each of `looks` seeds until one passes."""
+    bound, times = float(stats.norm.isf(alpha)), [n / looks[-1] for n in looks]
+    return sum(stop_probabilities(times, [bound] * len(times)))
 
 
 def _expected(looks: list[int], stops: list[float]) -> float:

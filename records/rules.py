@@ -8,7 +8,7 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 from . import checkpoint, evidence, rules_events, rules_header
@@ -172,7 +172,8 @@ def claim(logs: list[Log]) -> dict:
     `final`: the mean loss at the end; `seconds`: the mean train_time at `step`, else at the end, None with
     `no_time` saying why; `forked`: the step at which these runs go on from another's checkpoint, None where
     they are whole: forks claim no step, crossing or time; `board`: may it stand on the board, which custom
-    tracks, overridden recipes and forks may not.
+    tracks, overridden recipes and forks may not; `looks`: how many seeds were declared with the first log,
+    the second and so on, in order of their start: one number where nobody could stop by what was seen.
     """
     header, series = logs[0].header, {}
     for log in logs:
@@ -187,10 +188,12 @@ def claim(logs: list[Log]) -> dict:
     step = found["step"] if found else recipe["steps"]
     times = [point.train_time for points in series.values() for point in points if point.step == step]
     machines, resumed = list(map(machine, logs)), any(k == "resume" for log in logs for _, k, _ in log.events)
+    declared = [len(log.header["seeds"]) for log in sorted(logs, key=lambda log: log.header["started"])]
     mixed = any(m != machines[0] or len(set(m["gpus"])) > 1 for m in machines)
     no_time = "forked runs" if forked else "resumed runs" if resumed else "mixed hardware" if mixed else None
     return dict(
         track=track["name"] if official else "custom", recipe=recipe["name"], seeds=seeds, n=len(seeds),
+        looks=list(accumulate(declared)),
         target=target, sigma=sigma, forked=forked,
         board=official and not forked and "+" not in recipe["name"],
         step=found["step"] if found else None,

@@ -16,8 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from records.cli import Parser, Refusal, command, print_json  # noqa: E402
+from records.evidence import LEVEL  # noqa: E402
 from records.header import Run  # noqa: E402
 from records.log import Log, read_log  # noqa: E402
+from records.planning import MOST_LOOKS, naive_error  # noqa: E402
 from records.rules import Failure, Verdict, find, shortfall  # noqa: E402
 from records.rules_header import here  # noqa: E402
 from records.text import printable  # noqa: E402
@@ -41,9 +43,18 @@ def summary(verdict: Verdict) -> str:
     if found["step"] is None:
         return f"{line}; no claim: {shortfall(found)}"
     line += f"; {found['target']} reached at step {found['step']}, mean {found['mean']:.5f}"
-    line += f", p = {found['p']:.1e}"
+    line += f", p = {found['p']:.1e}{peeking(found['looks'])}"
     return line + (f", no time claim ({found['no_time']})" if found["no_time"] else
                    f", {found['seconds']:.1f} s on the training clock")
+
+
+def peeking(looks: list[int]) -> str:
+    """What a rule for one look is worth where seeds were declared log by log."""
+    if len(looks) == 1:
+        return ""
+    error = f" is {naive_error(looks):.1e}, not {LEVEL:.1e}" if len(looks) <= MOST_LOOKS else " is larger"
+    return (f" (declared in {len(looks)} logs: if each was begun after a look at those before, the rule's "
+            f"error{error})")
 
 
 def rerun(path: Path) -> list[Failure]:

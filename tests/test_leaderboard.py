@@ -129,6 +129,7 @@ def test_seconds_stand_in_tables_of_one_machine(records, made, run):
     assert on_b[5] == "[2027-01-15](laptop/2027-01-16_aurora)"
     mixed, = (r for r in found["records"] if r["path"].endswith("17_muon"))
     assert mixed["machine"] is None and mixed["place"] and page.count("2027-01-17_muon") == 1
+    assert mixed["looks"] == [3, 6] and page.count("| 6 in 2 logs |") == 1
 
 
 def test_seeds_that_never_cross_are_kept_and_prevent_the_paired_verdict(made, run, tmp_path):

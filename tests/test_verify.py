@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from records import rules
 from tests.made_logs import make_log, parts, rechain
 from tests.verifying import ROOT, at, check, fields, in_source, pattern, verify, whole  # noqa: F401
 
@@ -116,6 +117,16 @@ def test_failures_as_json(capsys, tmp_path, whole):
     assert not found["stands"] and not verdict["stands"] and verdict["claim"] is None
     assert {"path", "line", "rule", "what"} == set(verdict["failures"][0])
     assert len(verdict["failures"]) <= 41  # a rule that fails everywhere does not fill the screen
+
+
+def test_seeds_declared_log_by_log_are_noticed(capsys, tmp_path):
+    for i, seeds in enumerate(("0 1 2", "3", "4 5")):
+        make_log(tmp_path / f"{i}.txt", f"--seeds {seeds}")
+    assert verify.main([str(tmp_path)]) == 0
+    line = capsys.readouterr().out
+    assert "6 seeds" in line and "declared in 3 logs" in line and "error is 2.4e-03, not 1.0e-03" in line
+    assert rules.judge_record(tmp_path).claim["looks"] == [3, 4, 6]
+    assert verify.main([str(tmp_path / "0.txt")]) == 0 and "declared in" not in capsys.readouterr().out
 
 
 def test_a_resumed_run_makes_no_time_claim(capsys, tmp_path, whole):
