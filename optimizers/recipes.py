@@ -100,7 +100,8 @@ class Recipe:
             raise ValueError(f"recipe.steps must be at least 1, got {self.steps}")
         if max(self.steps, self.warmup_steps) > self.schedule_steps:
             raise ValueError(f"recipe.steps {self.steps} and warmup_steps {self.warmup_steps} must not "
-                             f"exceed recipe.schedule_steps {self.schedule_steps}: change the other, too")
+                             f"exceed recipe.schedule_steps {self.schedule_steps}: lower them, or set "
+                             f"recipe.schedule_steps {max(self.steps, self.warmup_steps)}")
         if isinstance(self.matrices, AdamW) and (self.momentum or any(asdict(self.balance).values())):
             raise ValueError("recipe.momentum and recipe.balance mean nothing to AdamW; see matrices.beta1")
         for name, share in (("", self.cooldown_frac), ("aux.", aux.cooldown_frac)):

@@ -65,7 +65,11 @@ def difference(there: dict, here: dict, prefix: str = "") -> list[str]:
 
 
 def collect(model, optimizers: list, wrappers: list) -> dict:
-    """The tensors of a checkpoint; a collective, for each optimizer's state is gathered."""
+    """The tensors of a checkpoint; a collective, for each optimizer's state is gathered.
+
+    The generator is the CPU's: training draws no numbers on a GPU. The log needs no position: it is read up
+    to its last whole line.
+    """
     return dict(model=model.state_dict(), optimizers=[o.state_dict() for o in optimizers],
                 wrappers=[w.state_dict() for w in wrappers], generator=torch.get_rng_state())
 

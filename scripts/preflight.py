@@ -20,7 +20,7 @@ EXAMPLE = """examples:
   python scripts/preflight.py --track laptop --recipe muon
   python scripts/preflight.py --nproc 8 --full
   torchrun --standalone --nproc_per_node=8 scripts/preflight.py
-All other arguments are those of train_gpt.py, see `train_gpt.py --help`.
+All other arguments, --json too, are those of train_gpt.py, see `train_gpt.py --help`.
 """
 
 
