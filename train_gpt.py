@@ -38,6 +38,7 @@ from records.cli import Parser, Refusal, command, near
 from records.environment import attention_backend, without_folders
 from records.gradients import Gradients, bytes_per_step
 from records.guard import Diverged, Guard, Interrupted
+from records.memory import forget, in_flight, memory_full
 from records.opening import open_log
 from records.overrides import apply_overrides, read_overrides
 from records.preflight import quick
@@ -403,21 +404,19 @@ def warm_up(run: Run) -> dict:
     optimizers, guard, done = run.optimizers(), run.guard(seed=0), 0
     while done < 2:  # the second step runs beside the optimizers' state
         dummy = torch.zeros((min(share, 2 * run.micro), context), dtype=torch.int64, device=world.device)
-        try:
-            gradients = Gradients(world, run.model, optimizers)  # no overlap: a rank may fail on the way
+        try:  # without overlap, for a rank may fail on the way, but with room for what it has in flight
+            spare, gradients = in_flight(run), Gradients(world, run.model, optimizers)
             loss = forward_backward(run, gradients, dummy, dummy)
             with torch.no_grad():
                 run.model(dummy[:run.micro], dummy[:run.micro])
-            fits = 1
-        except torch.OutOfMemoryError:
-            fits = 0
+            fits, spare = 1, None
+        except RuntimeError as error:
+            fits, spare = memory_full(error), None
         if world.minimum(fits):
             update(run, gradients, optimizers, guard, 0, loss)
             done += 1
             continue
-        run.model.zero_grad(set_to_none=True)
-        torch.cuda.empty_cache()
-        torch._dynamo.reset()  # it would stop compiling after eight sizes
+        forget(run.model)
         if run.micro == 1:
             raise Refusal("one sequence a pass does not fit in the GPU's memory; use larger GPUs, or more")
         run.micro, done = divisor(share, run.micro // 2), 0

@@ -105,14 +105,14 @@ def of_optimizer(optimizer: MatrixOptimizer, total=None) -> dict[str, dict[str, 
 def activation_dead(model: nn.Module, inputs: Tensor, targets: Tensor, total=None) -> dict[str, float]:
     """MLP name -> share of its hidden units that are dead on these tokens (batch, length).
 
-    Runs the model's plain forward once, with hooks on `mlp.proj` or `mlp.down`, whose input the units are:
-    eagerly, since a graph that is compiled already calls no new hooks.
+    Runs the model's plain forward, one sequence at a time to hold little memory, with hooks on `mlp.proj` or
+    `mlp.down`, whose input the units are: eagerly, since a graph that is compiled already calls no new hooks.
     """
     energy, hooks = {}, []
 
     def keep(name):
         def hook(_, args):
-            energy[name] = args[0].float().square().flatten(0, -2).sum(dim=0)
+            energy[name] = energy.get(name, 0) + args[0].float().square().flatten(0, -2).sum(dim=0)
         return hook
 
     for name, module in model.named_modules():
@@ -120,7 +120,8 @@ def activation_dead(model: nn.Module, inputs: Tensor, targets: Tensor, total=Non
             hooks.append(module.register_forward_pre_hook(keep(name.rsplit(".", 1)[0])))
     try:
         with torch.compiler.set_stance("force_eager"):
-            model.forward(inputs, targets)
+            for sequence, target in zip(inputs.split(1), targets.split(1)):
+                model.forward(sequence, target)
     finally:
         for hook in hooks:
             hook.remove()

@@ -8,6 +8,7 @@ Both passes take the trainer's own steps (train_gpt.Training.step), one pass aft
 
 The difference of the two is no part's: it is what steps gain by overlapping, and what waiting costs.
 """
+import gc
 import resource
 import sys
 import time
@@ -47,6 +48,8 @@ def on_path(plan: train_gpt.Plan, fast: bool) -> train_gpt.Plan:
 
 def build(plan: train_gpt.Plan, world: World, synthetic: bool) -> tuple[train_gpt.Run, dict]:
     """A run of the plan after its warm-up, without log and validation; and what the warm-up found."""
+    gc.collect()  # a compiled model is in cycles: the last one's memory would count here
+    torch.cuda.empty_cache()
     train = SyntheticStream(plan.track, world) if synthetic else train_gpt.open_streams(plan, world)[0]
     with torch.device("meta"):
         model = train_gpt.GPT(plan.track.model)

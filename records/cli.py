@@ -74,6 +74,12 @@ def command(main):
             print(f"{name}: {error.strerror or error}: {error.filename or 'no file named'}; "
                   "free the space or mend the path and run the command again", file=sys.stderr, flush=True)
             return 1
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's, which not every command imports
+                raise
+            print(f"{name}: a GPU's memory is full ({' '.join(str(error).split())[:200]}); use larger GPUs, "
+                  "or more of them", file=sys.stderr, flush=True)
+            return 1
         except KeyboardInterrupt:
             print(f"{name}: interrupted", file=sys.stderr, flush=True)
             return 130

@@ -3,6 +3,7 @@ import json
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 from . import evidence, groups
@@ -133,7 +134,16 @@ def no_time(logs: list[Log]) -> str | None:
         return "a run was resumed, and its clock is then no measure of it"
     if any(machine(log) != machine(logs[0]) for log in logs):
         return "the runs are of different machines, which differ more than optimizers do"
+    if any(later < end for (_, end), (later, _) in pairwise(sorted(map(_span, logs)))):
+        return "runs went on at the same time on one CPU, and slow each other down"
     return None
+
+
+def _span(log: Log) -> tuple[str, str]:
+    """From when to when a run on a CPU took place, which it shares; the start alone of one on GPUs."""
+    ends = [data["ended"] for _, kind, data in log.events if kind == "end"]
+    started = log.header["started"]
+    return started, ends[0] if ends and log.header["hardware"]["device"] == "cpu" else started
 
 
 ########################################

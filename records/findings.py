@@ -10,7 +10,7 @@ A placeholder is {{STUDY WHAT}} or {{STUDY CELL WHAT}}; a contrast stands in the
                                          not shown at this scale (its interval holds zero)
     gain                                 minus the difference
     leverage-dead, activation-dead       the largest share of dead units of any step (of three or more), and
-                                         the last
+                                         the last; of a contrast the difference of the last ones, in points
     row-spread, orthogonality            of the update of the matrices into the MLP, at the last step
 
 What has no logs yet reads "not run yet".
@@ -21,8 +21,8 @@ from .cli import Refusal, near
 from .comparison import crossing_words, with_interval
 from .study import ROOT, Study
 from .study_figures import final, worst
-from .study_page import (NOT_RUN, cost_words, loss_words, number, range_words, rank_words, share, table,
-                         unfinished)
+from .study_page import (NOT_RUN, cost_words, loss_words, number, points, range_words, rank_words, share,
+                         table, unfinished)
 
 TEMPLATE, PAGE = ROOT / "docs" / "findings.in.md", ROOT / "docs" / "findings.md"
 PLACEHOLDER = re.compile(r"\{\{(.+?)\}\}")
@@ -45,8 +45,9 @@ def render(template: str, load) -> str:
             raise Refusal(f"findings: {match[0]}: unknown {words[-1]!r}; {near(words[-1], known)}")
         if len(words) == 2:
             return say(study, found)
-        rows = {**found["cells"], **{label: row and dict(difference=row) for label, row in
-                                     found["contrasts"].items()}}
+        rows = {**found["cells"], **{label: row and dict(difference=row, dead={
+            metric: of[label] for metric, of in found.get("dead", {}).items()})
+            for label, row in found["contrasts"].items()}}
         if words[1] not in rows:
             raise Refusal(f"findings: {match[0]}: no cell {words[1]!r}; {near(words[1], rows)}")
         row = rows[words[1]] or {}
@@ -83,6 +84,8 @@ def _verdict(row: dict, sign: int) -> str:
 
 
 def _dead(row: dict, metric: str) -> str:
+    if row.get("dead", {}).get(metric):
+        return points(row["dead"][metric])
     if not (found := row.get("diagnostics")) or not found[metric]:
         return ""
     top = worst(found, metric)

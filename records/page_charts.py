@@ -64,6 +64,7 @@ def zoom_frame(comparison: Comparison, found: list[Curve]) -> tuple[tuple, tuple
     last third, and False, where none does."""
     last = max(curve.points[-1][0] for curve in found)
     means = [row["crossing_step"]["mean"] for row in comparison.found["recipes"].values()]
+    found = [curve for curve, mean in zip(found, means) if mean is not None] or found  # others lie far above
     first = min((mean for mean in means if mean is not None and mean < last), default=None)
     start = 2 * last / 3 if first is None else max(0.0, first - max((last - first) / 2, last / 20))
     values = (_values(found, start) or _values(found)) + [comparison.track["target"]] * (first is not None)

@@ -133,6 +133,7 @@ class Study:
     device: str | None
     picture: str                # one of PICTURES
     axis: str                   # what the cells' x is
+    over: str                   # what the gains of a picture of growth are over
     note: str                   # for its page
     ranges: list[list]          # of x, each of which gets a rank correlation of its own
     folder: Path                # of its logs, README.md and picture

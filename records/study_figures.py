@@ -18,7 +18,8 @@ UP = ("blocks.mlp.fc", "blocks.mlp.gate", "blocks.mlp.up")  # the matrices whose
 
 def figures(study: Study) -> dict:
     """name, question, track, seeds, target, no_time, code_versions (how many there are in the logs), cost,
-    `cells`: label -> figures, `contrasts`: label -> difference, and where the picture is of ranks `ranks`
+    `cells`: label -> figures, `contrasts`: label -> difference in final loss; where the picture is of death
+    `dead`: metric -> label -> difference in the share of units dead at the end; where it is of ranks `ranks`
     and `ranges`, a list: their correlation in all, and within each of the study's ranges of x.
 
     A cell without every seed of the study has only `done`, the number of its seeds, and `diverged`, where
@@ -33,6 +34,7 @@ def figures(study: Study) -> dict:
         why = "some runs were made at another time"
     last = {label: {seed: points[-1].val_loss for seed, points in runs.items()}
             for label, runs in whole.items()}
+    dead = {label: _dead_at_end(logs[label], study.seeds) for label in whole}
     target = max((log.header["track"]["target"] for of in logs.values() for log in of
                   if log.header["track"]["target"] is not None), default=None)
     cells = {}
@@ -50,6 +52,10 @@ def figures(study: Study) -> dict:
                   target=target, no_time=why, cost=_cost(study, logs), cells=cells,
                   code_versions=len({log.header["sha256"]["code"] for label in whole for log in logs[label]}),
                   contrasts={row["label"]: _contrast(row, last) for row in study.contrasts})
+    if study.picture == "death":
+        result["dead"] = {metric: {row["label"]: _contrast(row, {
+            label: of[metric] for label, of in dead.items() if metric in of}) for row in study.contrasts}
+            for metric in UNITS}
     if study.picture == "ranks":
         pairs = [(cell.x, cells[cell.label]["val_loss"]["mean"]) for cell in study.cells
                  if cell.label in whole and cell.x]
@@ -87,15 +93,15 @@ def _dense(runs: dict, target: float | None) -> bool:
     return target is not None and len(evidence.grid(runs)) > 5
 
 
-def _contrast(row: dict, last: dict) -> dict | None:
-    """The mean of of[0] - of[1], or of (of[0] - of[1]) - (minus[0] - minus[1]), paired by seed; None if a
-    cell is not whole."""
-    if any(label not in last for label in (*row["of"], *row["minus"])):
+def _contrast(row: dict, values: dict) -> dict | None:
+    """The mean of of[0] - of[1], or of (of[0] - of[1]) - (minus[0] - minus[1]), paired by seed, of `values`,
+    label -> seed -> value; None where a cell has none."""
+    if any(label not in values for label in (*row["of"], *row["minus"])):
         return None
-    a, b = (last[label] for label in row["of"])
+    a, b = (values[label] for label in row["of"])
     if not row["minus"]:
         return evidence.compare(a, b)
-    c, d = (last[label] for label in row["minus"])
+    c, d = (values[label] for label in row["minus"])
     return evidence.compare({seed: a[seed] - b[seed] for seed in a}, {seed: c[seed] - d[seed] for seed in c})
 
 
@@ -140,6 +146,14 @@ def _diagnostics(logs: list[Log], seeds: list[int]) -> dict | None:
                 found[metric][step] = {name: over(values, axis=0).tolist() for name, over in
                                        (("mean", np.mean), ("low", np.min), ("high", np.max))}
     return found if found["activation_dead"] else None
+
+
+def _dead_at_end(logs: list[Log], seeds: list[int]) -> dict:
+    """metric of UNITS -> seed -> mean over layers at the last step; without those that not every seed has."""
+    steps = curves.diagnostics(logs)
+    events = {seed: _layers(data) for seed, data in steps[max(steps)].items()} if steps else {}
+    return {metric: {seed: float(np.mean(events[seed][metric])) for seed in seeds} for metric in UNITS
+            if all(metric in events.get(seed, ()) for seed in seeds)}
 
 
 def _layers(data: dict) -> dict:

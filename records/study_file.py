@@ -7,7 +7,7 @@
     baseline = "muon"            the cell that the others are paired with; a cell may name its own
     overrides.track.val_every = 100              optional: for all cells that are run here
     picture = "losses"           or "growth" (the gain by the cells' `x`, a line for each `line`), "death",
-                                 "ranks" (the loss by `x`); axis = what x is
+                                 "ranks" (the loss by `x`); axis = what x is, over = what gains are over
     ranges = [[0, 3600]]         optional: rank correlations within these ranges of x, too
     [[cells]]
     label = "aurora-x8"          also its folder: records/studies/<name>/<label>/seed<k>.txt.xz
@@ -96,8 +96,8 @@ def _is(value, kind) -> bool:
 def _study(name: str, table: dict, records: Path) -> Study:
     found = _take(table, "the file", question=str, track=str, seeds="seeds", cells=list,
                   baseline=(str, None), device=(str, None), overrides=(dict, {}), contrasts=(list, []),
-                  tuning=(dict, None), picture=(str, "losses"), axis=(str, ""), note=(str, ""),
-                  ranges=("ranges", []))
+                  tuning=(dict, None), picture=(str, "losses"), axis=(str, ""), over=(str, ""),
+                  note=(str, ""), ranges=("ranges", []))
     if found["picture"] not in PICTURES:
         raise Refusal(f"picture = {found['picture']!r}; {near(found['picture'], PICTURES)}")
     if found["device"] not in (None, "cpu"):
@@ -120,7 +120,7 @@ def _study(name: str, table: dict, records: Path) -> Study:
             cell.plan  # so that a wrong cell is refused before any is run
     return Study(name, found["question"].strip(), found["seeds"], cells, contrasts,
                  found["tuning"] and _tuning(found["tuning"], found["track"]), found["track"],
-                 found["device"], found["picture"], found["axis"], found["note"].strip(),
+                 found["device"], found["picture"], found["axis"], found["over"], found["note"].strip(),
                  found["ranges"], records / "studies" / name)
 
 

@@ -97,9 +97,16 @@ def _correlation(found: dict | None) -> str:
 
 
 def _contrasts(found: dict) -> str:
-    rows = [[f"`{label}`", with_interval(row, "+.4f") if row else NOT_RUN, p_words(row)]
+    rows = [[f"`{label}`", with_interval(row, "+.4f") if row else NOT_RUN, p_words(row),
+             *(points(of[label]) if of[label] else NOT_RUN for of in found.get("dead", {}).values())]
             for label, row in found["contrasts"].items()]
-    return grid(["contrast", "nats (95 %)", "p"], rows)
+    more = ["dead at the end by leverage, points (95 %)", "by activation"] if "dead" in found else []
+    return grid(["contrast", "nats (95 %)", "p", *more], rows)
+
+
+def points(row: dict) -> str:
+    """A difference of shares in percentage points."""
+    return with_interval({end: row[end] and 100 * row[end] for end in ("mean", "low", "high")}, "+.2f")
 
 
 def rank_words(row: dict) -> str:
@@ -185,7 +192,8 @@ def cost_words(found: dict) -> str:
     cost = found["cost"]
     if not cost["runs"]:
         return "no runs of its own"
-    return f"{cost['runs']} runs, {cost['hours']:.1f} {cost['unit']} hours"
+    half = f", {cost['hours'] / 2:.1f} on two" if cost["unit"] == "core" else ""
+    return f"{cost['runs']} runs, {cost['hours']:.1f} {cost['unit']} hours{half}"
 
 
 def _command(study: Study, found: dict) -> str:
@@ -194,4 +202,10 @@ def _command(study: Study, found: dict) -> str:
                 "makes this page from their logs.")
     return (f"## Again\n\n    python scripts/study.py {study.name}\n\ntrains what is missing, by this "
             "checkout's code, and nothing where nothing is; with `--records DIR`\n(an empty folder) every "
-            f"run but those of the cells with a link. Made by {cost_words(found)} (tuning apart).")
+            f"run but those of the cells with a link. Made by {cost_words(found)}{_budget(study)}.")
+
+
+def _budget(study: Study) -> str:
+    """The runs of the tuning, whose logs are not kept and so have no cost here."""
+    return "" if study.tuning is None else (f", and {len(study.tuning.grids) * study.tuning.runs} runs of "
+                                            "tuning, of which only the losses are kept")

@@ -27,7 +27,7 @@ def mark(study: Study, found: dict) -> str:
         if isinstance(value, list):
             return [rounded(inner) for inner in value]
         return f"{value:.6g}" if isinstance(value, float) else value
-    drawn = rounded([found["cells"], found.get("ranks"), study.picture, study.axis,
+    drawn = rounded([found["cells"], found.get("ranks"), study.picture, study.axis, study.over,
                      [[cell.label, cell.x, cell.line] for cell in study.cells]])
     return hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()
 
@@ -123,7 +123,8 @@ def _growth(plt, study: Study, found: dict):
                       ls=DASHES[k % 6], capsize=3)
     ticks = sorted({cell.x for cell, _ in rows})
     axes.axhline(0, color="0.4", lw=1, ls=(0, (2, 2)))
-    axes.set(xscale="log", xlabel=study.axis, ylabel="gain in final loss (nats, paired, 95 %)")
+    over = f" over {study.over}" if study.over else ""
+    axes.set(xscale="log", xlabel=study.axis, ylabel=f"gain in final loss{over}\n(nats, paired, 95 %)")
     axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
     axes.set_xticks([], minor=True)
     if ticks:

@@ -69,12 +69,14 @@ class World:
         except RuntimeError as error:
             if self.size == 1 or not LOST.search(str(error)):
                 raise
-            late = LATE.search(str(error)) is not None
+            late, nccl = LATE.search(str(error)) is not None, "nccl" in str(error).lower()
             what = (f"waited {TIMEOUT} s at {place()} for the other ranks: one of them hangs" if late else
                     f"lost the other ranks at {place()}: one of them stopped")
+            # nccl may have failed by itself, on this rank alone (no room in /dev/shm, a GPU used twice)
+            said = f"; if none said why it stopped, this is why: {' '.join(str(error).split())[-400:]}"
             raise Refusal(f"rank {self.rank} {what}; see its message, then go on with --resume LOGDIR, or "
-                          "use torchrun's --max-restarts, which does so by itself",
-                          everywhere=everywhere and not late) from None
+                          f"use torchrun's --max-restarts, which does so by itself{said if nccl else ''}",
+                          everywhere=everywhere and not late and not nccl) from None
         finally:
             ended.set()
 
@@ -145,6 +147,8 @@ def join_world(device_type: str, sequences: int, val_sequences: int) -> World:
                           "lower --nproc_per_node", everywhere=False)
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
+        # For diagnostics: its library takes memory beside torch's, now that there is some.
+        torch.linalg.eigh(torch.eye(2, device=device))
     world = World(rank, size, device)
     if size > 1:
         with world.together(lambda: "the start of the run", everywhere=True):

@@ -53,11 +53,11 @@ def turned_clock():
 
 
 def make_log(path: Path, words: str = "", ends: dict | None = None, ms: float = 500.0, status="complete",
-             device: str = "a CPU") -> Path:
+             device: str = "a CPU", hour: int = 0) -> Path:
     """A log of `train_gpt.py WORDS` (track laptop, on the CPU, unless they say otherwise).
 
     ends: seed -> final loss (default: below the target, a little more for each seed); ms: of training per
-    step; device: the processor's name.
+    step; device: the processor's name; hour: when it started, behind START.
     """
     argv = words.split()
     plan = train_gpt.parse([*argv, "--device", "cpu"])
@@ -65,6 +65,7 @@ def make_log(path: Path, words: str = "", ends: dict | None = None, ms: float = 
     data = shards_of(track, recipe.steps)
     machine = dict(hardware(World(0, 1, torch.device("cpu"))), processor=device, name=device)
     with turned_clock() as clock:
+        clock[0] += 3600 * hour
         log = LogWriter(Path(path))
         write_header(log, train_gpt.ROOT, 1, machine, argv, asdict(track), recipe.resolved(), seeds, data)
         log.event("warmup", seconds=1.25, micro_batch=1, compiled=False, attention="flash_attention")

@@ -1,4 +1,4 @@
-"""records/environment.py: a log names the GPU of every rank, and no other of the machine's."""
+"""What ranks say of their machines: a log names the GPU of every rank, and no other."""
 import json
 import os
 import socket
@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from records import environment
+from records.cli import Refusal
 from records.world import World
 
 # A driver that knows GPUs 5a and 6b alone, and answers for the one that is asked for.
@@ -44,3 +45,12 @@ def test_every_rank_s_gpu_is_named(tmp_path, monkeypatch, other, told):
         "clocks.mem": "2619", "power.limit": "700.00", "temperature.gpu": "41"}
     assert found[1]["gpus"][1]["name"] == found[1]["name"] == other["name"]
     assert told.items() <= found[0]["gpus"][1].items() and ("clocks.sm" in found[0]["gpus"][1]) == bool(told)
+
+
+def test_what_nccl_says_is_not_lost():
+    """It may fail on one rank alone, without any other's message."""
+    said = "NCCL error in: ProcessGroupNCCL.cpp:4, unhandled system error\nLast error: /dev/shm: No space"
+    with pytest.raises(Refusal, match="the other ranks at step 3.*Last error: /dev/shm: No space") as no:
+        with World(0, 2, torch.device("cpu")).together(lambda: "step 3", everywhere=True):
+            raise RuntimeError(said)
+    assert not no.value.everywhere and "\n" not in str(no.value)

@@ -34,7 +34,7 @@ def made(tmp_path_factory):
     """A folder with logs of muon and aurora, three seeds each."""
     folder = tmp_path_factory.mktemp("logs")
     make_log(folder / "muon.txt", "--recipe muon --seeds 0 1 2", MUON)
-    make_log(folder / "aurora.txt", "--recipe aurora --seeds 0 1 2", AURORA)
+    make_log(folder / "aurora.txt", "--recipe aurora --seeds 0 1 2", AURORA, hour=1)
     return folder
 
 
@@ -162,6 +162,9 @@ def test_what_does_not_compare_is_said(capsys, made, tmp_path):
     found = make([made / "muon.txt", other_code], tmp_path / "out")
     assert "The logs hold 2 versions of the code" in found.text and "Loss by seconds" in found.text
     elsewhere = make_log(tmp_path / "log.txt", "--recipe aurora --seeds 0 1", device="another CPU")
+    beside = make_log(tmp_path / "beside.txt", "--recipe aurora --seeds 0 1")  # one CPU's cores are shared
+    found = make([made / "muon.txt", beside], tmp_path / "out")
+    assert "No seconds are shown: runs went on at the same time" in found.text
     capsys.readouterr()
     found = make([made / "muon.txt", elsewhere], tmp_path / "out")
     assert "No seconds are shown: the runs are of different machines" in found.text
