@@ -51,7 +51,7 @@ def render(template: str, load) -> str:
         if words[1] not in rows:
             raise Refusal(f"findings: {match[0]}: no cell {words[1]!r}; {near(words[1], rows)}")
         row = rows[words[1]] or {}
-        return say(row) or (unfinished(row, len(study.seeds)) if "diverged" in row else NOT_RUN)
+        return say(row) or (unfinished(row) if "diverged" in row else NOT_RUN)
     return HEAD + PLACEHOLDER.sub(fill, template)
 
 

@@ -43,6 +43,7 @@ class Cell:
     recipe: str | None
     logs: Path | None
     baseline: str | None
+    seeds: list[int]
     overrides: list[tuple[str, str, str]]
     x: float | None = None
     line: str | None = None
@@ -125,7 +126,7 @@ class Study:
 
     name: str
     question: str
-    seeds: list[int]
+    seeds: list[int]            # of a cell that has none of its own
     cells: list[Cell]
     contrasts: list[dict]
     tuning: Tuning | None
@@ -143,26 +144,26 @@ class Study:
 
     def diverged(self, cell: Cell) -> list[int]:
         """The seeds whose run diverged: a result, so it is not run again."""
-        return [seed for seed in self.seeds if cell.logs is None and self.end(cell, seed).exists()]
+        return [seed for seed in cell.seeds if cell.logs is None and self.end(cell, seed).exists()]
 
     def end(self, cell: Cell, seed: int) -> Path:
         """Where it stands that and why a run diverged."""
         return self.folder / cell.label / f"seed{seed}.diverged.json"
 
     def logs(self, cell: Cell) -> list[Path]:
-        """Of the study's seeds that are done."""
+        """Of the cell's seeds that are done; all that there are, where they were made elsewhere."""
         if cell.logs is not None:
             return sorted(path for path in cell.logs.glob("*") if path.suffix in LOGS)
-        return [path for seed in self.seeds if (path := self.path(cell, seed)).exists()]
+        return [path for seed in cell.seeds if (path := self.path(cell, seed)).exists()]
 
     def missing(self) -> list[tuple[Cell, int]]:
         """What is left to run, seed by seed, so that every cell has its first seed before any has its
         second. Refusal where a log in the place of one is not of its cell."""
         left = []
-        for seed in self.seeds:
+        for seed in dict.fromkeys(seed for cell in self.cells for seed in cell.seeds):
             for cell in self.cells:
                 path = self.path(cell, seed)
-                if cell.logs is not None:
+                if cell.logs is not None or seed not in cell.seeds:
                     continue
                 if not path.exists():
                     left += [(cell, seed)] * (not self.end(cell, seed).exists())

@@ -22,29 +22,32 @@ def figures(study: Study) -> dict:
     `dead`: metric -> label -> difference in the share of units dead at the end; where it is of ranks `ranks`
     and `ranges`, a list: their correlation in all, and within each of the study's ranges of x.
 
-    A cell without every seed of the study has only `done`, the number of its seeds, and `diverged`, where
-    some did: a mean over those that happen to be there is none of the study's. Refusal for logs that are not
+    A cell without every one of its seeds has only `done`, how many `of` them are, and `diverged`, where
+    some did: a mean over those that happen to be there is none of the study's. Differences are over the
+    seeds that all of their cells have. Refusal for logs that are not
     whole or of other data.
     """
     logs = {cell.label: [read_log(path) for path in study.logs(cell)] for cell in study.cells}
     series = _series(study)
-    whole = {label: runs for label, runs in series.items() if len(runs) == len(study.seeds)}
+    whole = {cell.label: series[cell.label] for cell in study.cells
+             if len(series[cell.label]) == len(cell.seeds)}
     why = no_time([log for label in whole for log in logs[label]])
     if why is None and any(cell.logs is not None for cell in study.cells):
         why = "some runs were made at another time"
     last = {label: {seed: points[-1].val_loss for seed, points in runs.items()}
             for label, runs in whole.items()}
-    dead = {label: _dead_at_end(logs[label], study.seeds) for label in whole}
+    dead = {cell.label: _dead_at_end(logs[cell.label], cell.seeds) for cell in study.cells
+            if cell.label in whole}
     target = max((log.header["track"]["target"] for of in logs.values() for log in of
                   if log.header["track"]["target"] is not None), default=None)
     cells = {}
     for cell in study.cells:
-        cells[cell.label] = found = dict(done=len(series[cell.label]))
+        cells[cell.label] = found = dict(done=len(series[cell.label]), of=len(cell.seeds))
         if lost := study.diverged(cell):
             found["diverged"] = len(lost)
         if cell.label in whole:
             found.update(_figures(whole[cell.label], target, why))
-            found["diagnostics"] = _diagnostics(logs[cell.label], study.seeds)
+            found["diagnostics"] = _diagnostics(logs[cell.label], cell.seeds)
             if cell.baseline in whole and cell.baseline != cell.label:
                 found.update(baseline=cell.baseline,
                              difference=evidence.compare(last[cell.label], last[cell.baseline]))
@@ -66,8 +69,8 @@ def figures(study: Study) -> dict:
 
 
 def _series(study: Study) -> dict:
-    """label -> seed -> validations, of the study's seeds alone. Refusal for runs on other data than those of
-    the first cell."""
+    """label -> seed -> validations, of each cell's own seeds alone. Refusal for runs on other data than those
+    of the first cell."""
     found, first = {}, None
     for cell in study.cells:
         paths = study.logs(cell)
@@ -76,7 +79,7 @@ def _series(study: Study) -> dict:
         if paths and not first[1].of_same_data(group):
             raise Refusal(f"study {study.name}: the logs of {cell.label} are of other data than those of "
                           f"{first[0].label}; a study compares runs on the same shards")
-        found[cell.label] = {seed: group.series[seed] for seed in study.seeds if seed in group.series}
+        found[cell.label] = {seed: group.series[seed] for seed in cell.seeds if seed in group.series}
     return found
 
 
@@ -102,7 +105,8 @@ def _contrast(row: dict, values: dict) -> dict | None:
     if not row["minus"]:
         return evidence.compare(a, b)
     c, d = (values[label] for label in row["minus"])
-    return evidence.compare({seed: a[seed] - b[seed] for seed in a}, {seed: c[seed] - d[seed] for seed in c})
+    return evidence.compare({seed: a[seed] - b[seed] for seed in a if seed in b},
+                            {seed: c[seed] - d[seed] for seed in c if seed in d})
 
 
 def _cost(study: Study, logs: dict) -> dict:

@@ -16,6 +16,7 @@
     [[cells]]
     label = "muon"
     logs = "records/laptop/2026-11-22_muon"      runs that another study or record has made already
+    seeds = [0, 1, 2, 3, 4]                      optional: of this cell, where `stats.py power` asks for more
     [[contrasts]]                any difference of two cells, or of two differences: whether a gain grows
     label = "aurora-x8-minus-x4"
     of = ["aurora-x8", "muon-x8"]
@@ -131,7 +132,7 @@ def _cell(row, common: list, study: dict, records: Path) -> Cell:
     if not isinstance(label, str) or not LABEL.fullmatch(label):
         raise Refusal(f"a cell is called {printable(label)!r}: give it a `label` of letters, digits and .-_")
     cell = _take(row, f"cell {label}", label=str, recipe=(str, None), logs=(str, None), baseline=(str, None),
-                 overrides=(dict, {}), x=(float, None), line=(str, None))
+                 overrides=(dict, {}), x=(float, None), line=(str, None), seeds=("seeds", study["seeds"]))
     if (cell["recipe"] is None) == (cell["logs"] is None):
         raise Refusal(f"cell {label}: give either a `recipe` to run, or the folder of its `logs`")
     logs = cell["logs"] and ROOT / cell["logs"]
@@ -139,7 +140,7 @@ def _cell(row, common: list, study: dict, records: Path) -> Cell:
         raise Refusal(f"cell {label}: logs = {cell['logs']!r} is outside the repository; copy them into it")
     if logs and not logs.is_dir() and not logs.is_relative_to(ROOT / "records" / "studies"):
         raise Refusal(f"cell {label}: there is no folder {cell['logs']}")
-    return Cell(label, cell["recipe"], logs, cell["baseline"] or study["baseline"],
+    return Cell(label, cell["recipe"], logs, cell["baseline"] or study["baseline"], cell["seeds"],
                 [*common, *_flat(cell["overrides"], f"cell {label}: overrides")], cell["x"], cell["line"],
                 study["track"], records / "tuning")
 

@@ -29,8 +29,7 @@ def page(study: Study, found: dict) -> str:
 
 
 def _runs(study: Study, found: dict) -> str:
-    rows = found["cells"].values()
-    left = sum(len(study.seeds) - row["done"] - row.get("diverged", 0) for row in rows)
+    left = sum(row["of"] - row["done"] - row.get("diverged", 0) for row in found["cells"].values())
     seeds = ", ".join(map(str, study.seeds))
     state = f"; {left} of its runs are {NOT_RUN}" if left else ""
     return f"Track `{study.track}`, seeds {seeds}{state}."
@@ -50,13 +49,16 @@ def loss_words(row: dict) -> str:
 def table(study: Study, found: dict) -> str:
     """A row a cell, in the order of the file; columns that no cell has are left out."""
     axis = study.axis
+    own = any(cell.seeds != study.seeds for cell in study.cells)
     columns = {"cell": lambda cell, row: f"`{cell.label}`" if cell.logs is None else _link(cell),
                axis: lambda cell, row: f"{cell.x:,g}" if axis and cell.x is not None else "",
+               "seeds": lambda cell, row: f"{len(cell.seeds)}" if own else "",
                "final loss, nats": lambda _, row: loss_words(row),
                "crossing step": lambda _, row: crossing_words(row["crossing_step"])
                if row["crossing_step"] else "",
                "training seconds": lambda _, row: f"{row['seconds']['mean']:.0f}" if row["seconds"] else "",
                "minus": lambda _, row: f"`{row['baseline']}`" if "difference" in row else "",
+               "pairs": lambda _, row: f"{row['difference']['n']}" if own and "difference" in row else "",
                "difference, nats": lambda _, row: with_interval(row.get("difference"), "+.4f"),
                "p": lambda _, row: p_words(row.get("difference")),
                "r": lambda _, row: _correlation(row.get("difference"))}
@@ -64,8 +66,8 @@ def table(study: Study, found: dict) -> str:
     for cell in study.cells:
         row = found["cells"][cell.label]
         if "val_loss" not in row:
-            state = unfinished(row, len(study.seeds))
-            rows.append([say(cell, row) if i < 2 else state * (i == 2) for i, say in
+            state = unfinished(row)
+            rows.append([say(cell, row) if i < 3 else state * (i == 3) for i, say in
                          enumerate(columns.values())])
         else:
             rows.append([say(cell, row) for say in columns.values()])
@@ -73,11 +75,11 @@ def table(study: Study, found: dict) -> str:
     return grid([list(columns)[i] for i in keep], [[row[i] for i in keep] for row in rows])
 
 
-def unfinished(row: dict, seeds: int) -> str:
+def unfinished(row: dict) -> str:
     """What stands in the place of a cell's figures where it has not every seed."""
     if "diverged" in row:
-        return f"{row['diverged']} of {seeds} seeds diverged"
-    return f"{row['done']} of {seeds} seeds done" if row["done"] else NOT_RUN
+        return f"{row['diverged']} of {row['of']} seeds diverged"
+    return f"{row['done']} of {row['of']} seeds done" if row["done"] else NOT_RUN
 
 
 def _link(cell) -> str:
@@ -145,6 +147,8 @@ def number(value: float | None) -> str:
 def _notes(study: Study, found: dict) -> str:
     said = ["Differences are paired by seed, with 95 % t-intervals and two-sided p, uncorrected for their "
             "number; sd is over seeds."]
+    if any(cell.seeds != study.seeds for cell in study.cells):
+        said.append("They are over the seeds that all of their cells have.")
     if len(study.seeds) >= 5:
         said.append("r is the correlation over seeds.")
     if any(row.get("crossing_step") for row in found["cells"].values()):

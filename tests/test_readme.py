@@ -75,6 +75,15 @@ SPEED_ROWS = {"`Muon`, quintic12": "muon quintic12", "`Aurora`, polish": "aurora
               "`Aurora`, restart, K = 2": "aurora restart", "`Muon`, quintic5": "muon quintic5"}
 
 
+def test_the_losses_it_states_are_those_of_the_pages_made_from_logs():
+    section = README.split("## What the `laptop` track shows")[1].split("\n## ")[0]
+    pages = [*ROOT.glob("records/studies/*/README.md"), ROOT / "docs/findings.md",
+             ROOT / "docs/laptop/table.md"]
+    there = {number for page in pages for number in re.findall(r"\d+\.\d{4}", page.read_text())}
+    stated = re.findall(r"(?<![\d.])\d*\.\d{4}(?!\d)", section)
+    assert len(stated) > 50 and [n for n in stated if f"{float(n):.4f}" not in there] == []
+
+
 def test_the_table_of_the_optimizers_on_a_cpu_is_that_of_its_json():
     rows = {row["name"]: row for row in json.loads((ROOT / "docs/optimizers_cpu.json").read_text())["rows"]}
     text = (ROOT / "docs/speed.md").read_text().split("## The optimizers' step on a CPU")[1].split("\n## ")[0]
