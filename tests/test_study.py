@@ -143,6 +143,18 @@ def test_a_cell_may_have_seeds_of_its_own(done, tmp_path):
     assert "| seeds |" in page(few, figures(few))
 
 
+def test_differences_are_over_the_seeds_that_all_cells_have():
+    found = figures(read_study("expansion"))
+    losses = {label: row["losses"] for label, row in found["cells"].items()}
+    four = ["aurora-relu2-x8", "none-relu2-x8", "aurora-relu2-x4", "none-relu2-x4"]
+    assert [len(losses[label]) for label in (*four, "muon-relu2-x8")] == [5, 5, 5, 5, 3]
+    a, b, c, d = (losses[label] for label in four)
+    row = found["contrasts"]["aurora-relu2-x8-minus-x4"]
+    assert row["n"] == 5 and row["mean"] == pytest.approx(sum(a[k] - b[k] - c[k] + d[k] for k in a) / 5)
+    assert found["cells"]["muon-relu2-x8"]["difference"]["n"] == 3
+    assert found["contrasts"]["aurora-relu2-x8-minus-x4-against-muon"]["n"] == 3
+
+
 def test_check_finds_a_changed_page_and_a_changed_log(done, capsys):
     assert done.run("--check") == 0
     page, picture, log = (done.study / name for name in ("README.md", "picture.png", "wide/seed1.txt.xz"))
