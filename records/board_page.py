@@ -101,8 +101,7 @@ def _by_step(rows: list[Standing]) -> str:
         cells.append([str(row.place), escape(claim["recipe"]), str(claim["step"]),
                       crossing(claim["crossing"]), f"{claim['mean']:.4f}",
                       seeds(claim["n"], claim["crossing"], claim["looks"]), p_value(claim["p"]),
-                      versus(row.against),
-                      link(entry), escape(entry.author or "-")])
+                      versus(row.against), link(entry), escape(entry.author or "-")])
     return table(columns, cells)
 
 

@@ -2,6 +2,7 @@
 import json
 import math
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -134,16 +135,20 @@ def no_time(logs: list[Log]) -> str | None:
         return "a run was resumed, and its clock is then no measure of it"
     if any(machine(log) != machine(logs[0]) for log in logs):
         return "the runs are of different machines, which differ more than optimizers do"
-    if any(later < end for (_, end), (later, _) in pairwise(sorted(map(_span, logs)))):
+    on_cpus = sorted(span(log) for log in logs if log.header["hardware"]["device"] == "cpu")
+    if any(later < ended for (_, ended), (later, _) in pairwise(on_cpus)):
         return "runs went on at the same time on one CPU, and slow each other down"
     return None
 
 
-def _span(log: Log) -> tuple[str, str]:
-    """From when to when a run on a CPU took place, which it shares; the start alone of one on GPUs."""
-    ends = [data["ended"] for _, kind, data in log.events if kind == "end"]
-    started = log.header["started"]
-    return started, ends[0] if ends and log.header["hardware"]["device"] == "cpu" else started
+def span(log: Log) -> tuple[datetime, datetime]:
+    """When a run started and when it ended, as its log says. Refusal where it does not."""
+    try:
+        ended = next(data["ended"] for _, kind, data in log.events if kind == "end")
+        return tuple(datetime.fromisoformat(t).astimezone() for t in (log.header["started"], ended))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise Refusal(f"{printable(log.path)} does not say when its run started and ended; see "
+                      "scripts/verify.py") from None
 
 
 ########################################

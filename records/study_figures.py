@@ -1,13 +1,12 @@
 """What the logs of a study show, as plain JSON: the statistics are those of evidence.py."""
 import math
-from datetime import datetime
 
 import numpy as np
 from scipy import stats
 
 from . import curves, evidence, groups
 from .cli import Refusal
-from .comparison import no_time
+from .comparison import no_time, span
 from .log import Log, read_log
 from .study import Study
 
@@ -24,8 +23,7 @@ def figures(study: Study) -> dict:
 
     A cell without every one of its seeds has only `done`, how many `of` them are, and `diverged`, where
     some did: a mean over those that happen to be there is none of the study's. Differences are over the
-    seeds that all of their cells have. Refusal for logs that are not
-    whole or of other data.
+    seeds that all of their cells have. Refusal for logs that are not whole or of other data.
     """
     logs = {cell.label: [read_log(path) for path in study.logs(cell)] for cell in study.cells}
     series = _series(study)
@@ -36,8 +34,6 @@ def figures(study: Study) -> dict:
         why = "some runs were made at another time"
     last = {label: {seed: points[-1].val_loss for seed, points in runs.items()}
             for label, runs in whole.items()}
-    dead = {cell.label: _dead_at_end(logs[cell.label], cell.seeds) for cell in study.cells
-            if cell.label in whole}
     target = max((log.header["track"]["target"] for of in logs.values() for log in of
                   if log.header["track"]["target"] is not None), default=None)
     cells = {}
@@ -56,6 +52,8 @@ def figures(study: Study) -> dict:
                   code_versions=len({log.header["sha256"]["code"] for label in whole for log in logs[label]}),
                   contrasts={row["label"]: _contrast(row, last) for row in study.contrasts})
     if study.picture == "death":
+        dead = {cell.label: _dead_at_end(logs[cell.label], cell.seeds) for cell in study.cells
+                if cell.label in whole}
         result["dead"] = {metric: {row["label"]: _contrast(row, {
             label: of[metric] for label, of in dead.items() if metric in of}) for row in study.contrasts}
             for metric in UNITS}
@@ -114,10 +112,10 @@ def _cost(study: Study, logs: dict) -> dict:
     hours, runs, kinds = 0.0, 0, set()
     for cell in study.cells:
         for log in logs[cell.label] if cell.logs is None else ():
-            end = next(data["ended"] for _, kind, data in log.events if kind == "end")
-            took = datetime.fromisoformat(end) - datetime.fromisoformat(log.header["started"])
+            started, ended = span(log)
             hardware, cpu = log.header["hardware"], log.header["hardware"]["device"] == "cpu"
-            hours += took.total_seconds() / 3600 * (hardware["threads"] if cpu else log.header["world_size"])
+            each = hardware["threads"] if cpu else log.header["world_size"]
+            hours += (ended - started).total_seconds() / 3600 * each
             kinds.add("core" if cpu else "GPU")
             runs += len(log.header["seeds"])
     return dict(runs=runs, hours=round(hours, 2), unit=" and ".join(sorted(kinds)) or "core")

@@ -149,7 +149,7 @@ def _notes(study: Study, found: dict) -> str:
             "number; sd is over seeds."]
     if any(cell.seeds != study.seeds for cell in study.cells):
         said.append("They are over the seeds that all of their cells have.")
-    if len(study.seeds) >= 5:
+    if any(_correlation(row.get("difference")) for row in found["cells"].values()):
         said.append("r is the correlation over seeds.")
     if any(row.get("crossing_step") for row in found["cells"].values()):
         said.append(f"The crossing step is where the loss comes down to {found['target']:g}, with its 95 % "

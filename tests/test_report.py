@@ -120,6 +120,7 @@ def test_what_cannot_be_reported(capsys, made, tmp_path):
     other = make_log(tmp_path / "custom.txt", "--recipe adamw --allow-custom --track.target 9")
     stopped = make_log(tmp_path / "stopped.txt", "--recipe aurora", status="interrupted")
     bare = edited(good, tmp_path / "bare.txt", run=lambda run: run.pop("hardware"))
+    endless = edited(good, tmp_path / "endless.txt", end=lambda end: end.pop("ended"))
     foreign = tmp_path / "foreign.txt"
     foreign.write_text("step:0/10 val_loss:5.0 train_time:0ms\nstep:10/10 val_loss:3.0 train_time:9ms\n")
     nan = tmp_path / "nan.txt"
@@ -130,6 +131,7 @@ def test_what_cannot_be_reported(capsys, made, tmp_path):
             ([stopped], "interrupted"), ([good, good], "seed 0"), ([good, other], "another track"),
             ([made / "aurora.txt", again], "other data"), ([tmp_path / "none.txt"], "none.txt"),
             ([ROOT / "README.md"], "not a record log"), ([cut], "cut.txt:"), ([bare], "hardware is missing"),
+            ([endless], "does not say when"),
             ([foreign], "modded-nanogpt"), ([nan], "loss of seed 0 is nan")]:
         assert report.main([*map(str, logs), "--out", str(out)]) == 1
         err = capsys.readouterr().err
