@@ -131,9 +131,11 @@ class Block(nn.Module):
         self.mlp = {"relu2": ReLU2MLP, "swiglu": SwiGLUMLP}[config.mlp](config.model_dim, config.mlp_ratio)
         self.norm1, self.norm2 = RMSNorm(config.model_dim), RMSNorm(config.model_dim)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, late: Tensor | int, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """x, and what the MLP adds to it, `late`: the next block adds that, in one kernel with its norm1."""
+        x = x + late
         x = x + self.attn(self.norm1(x), cos, sin)
-        return x + self.mlp(self.norm2(x))
+        return x, self.mlp(self.norm2(x))
 
 
 def head_loss(x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
@@ -174,10 +176,11 @@ class GPT(nn.Module):
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         cos, sin = rotary_angles(inputs.size(1), self.config.head_dim, inputs.device)
-        x = self.norm1(self.embed(inputs))
+        x, late = self.norm1(self.embed(inputs)), 0
         for block in self.blocks:
-            x = block(x, cos, sin)
-        return self.loss(self.norm2(x).flatten(0, 1), self.proj.weight, self.proj.bias, targets.flatten())
+            x, late = block(x, late, cos, sin)
+        x = self.norm2(x + late).flatten(0, 1)
+        return self.loss(x, self.proj.weight, self.proj.bias, targets.flatten())
 
     def speed_up(self, compile: bool) -> None:
         """The fast path, equal within rounding: the loss in chunks, and one compiled block for all."""
@@ -328,10 +331,9 @@ def parse(argv: list[str]) -> Plan:
     if device == "cuda" and not torch.cuda.is_available():
         raise Refusal("--device cuda: this torch sees no CUDA device; check nvidia-smi, or use cpu", code=2)
     name, tracks = args.track or ("fineweb-124m" if device == "cuda" else "laptop"), {**TRACKS, **PRESETS}
-    if name not in tracks:
-        raise Refusal(f"unknown track {name!r}; {near(name, tracks)}", code=2)
-    if args.recipe not in RECIPES:
-        raise Refusal(f"unknown recipe {args.recipe!r}; {near(args.recipe, RECIPES)}", code=2)
+    for noun, given, known in (("track", name, tracks), ("recipe", args.recipe, RECIPES)):
+        if given not in known:
+            raise Refusal(f"unknown {noun} {given!r}; {near(given, known)}", code=2)
     if len(set(args.seeds)) < len(args.seeds) or not 0 <= min(args.seeds) <= max(args.seeds) < 2**32:
         raise Refusal(f"--seeds {' '.join(map(str, args.seeds))}: each seed once, in 0..2**32-1", code=2)
     for flag, every in (("--val-every", args.val_every), ("--checkpoint-every", args.checkpoint_every)):
@@ -525,12 +527,11 @@ class Training:
 
     def step(self, step: int) -> float | None:
         """One step of training; the training loss of the step before."""
-        recipe = self.run.plan.recipe
+        run, recipe = self.run, self.run.plan.recipe
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = group["initial_lr"] * lr_factor(step, recipe, group["cooldown_frac"])
         for wrapper in self.wrappers:
             wrapper.before_forward()
-        run = self.run
         loss = forward_backward(run, run.gradients, *map(run.tokens, run.train[step]))
         train_loss = self.guard.check()
         update(run, run.gradients, self.optimizers, self.guard, step, loss)
