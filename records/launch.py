@@ -20,6 +20,12 @@ def command_words(script: Path, args: list, processes: int = 1) -> list[str]:
     return [sys.executable, *(torchrun if processes > 1 else []), str(script), *map(str, args)]
 
 
+def own_words(line: str) -> str:
+    """What train_gpt.py or sweep.py says in this line of why it ends; "" for any other, and a warning."""
+    name, colon, said = line.partition(".py: ")
+    return said if colon and name in ("train_gpt", "sweep") and not said.startswith("warning: ") else ""
+
+
 def run(words: list[str], folder: Path, on_line) -> tuple[int, str]:
     """Run `words` in `folder`, without a shell, and hand each line that it prints to `on_line`.
 
@@ -45,8 +51,7 @@ def run(words: list[str], folder: Path, on_line) -> tuple[int, str]:
         for number in received[:1]:
             process.send_signal(number)
         for line in iter(lambda: process.stdout.readline(10_000), ""):
-            if line.startswith("train_gpt.py: "):
-                ours = ours or line.removeprefix("train_gpt.py: ")
+            ours = ours or own_words(line)
             if line.strip():
                 last.append(line)
             on_line(line)

@@ -22,7 +22,7 @@ from .world import World
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = ("stop", "warn", "ok")
-TESTED_TORCH = "2.13.0"  # on the CPU; nothing has been tested on a GPU yet
+TESTED_TORCH = "2.13.0", "2.11.0"  # on the CPU; nothing has been tested on a GPU yet
 PROCESS_BYTES = 2**29    # room for Python, torch and CUDA before any tensor
 
 FIELDS = ("index", "uuid", "name", "driver_version", "clocks.sm", "clocks.max.sm", "temperature.gpu",
@@ -78,17 +78,18 @@ def readable(size: int) -> str:
 
 
 def torch_versions(plan, queried: tuple[list[dict], str]) -> list[Finding]:
-    """torch against the version the tests ran on; with CUDA all is untested, the driver included."""
-    found, fix = versions(), f"run `.venv/bin/pip install torch=={TESTED_TORCH}`"
+    """torch against the versions the tests ran on; with CUDA all is untested, the driver included."""
+    found, fix = versions(), f"run `.venv/bin/pip install torch=={TESTED_TORCH[0]}`"
     torch_version, plain = found["torch"], found["torch"].split("+")[0]
     if plan.device == "cuda":
         found["driver"] = queried[0][0]["driver_version"] if queried[0] else "n/a"
         shown = ", ".join(f"{name} {found[name]}" for name in found if name not in ("python", "numpy"))
-        fix = "try it first: run `python train_gpt.py --steps 20`" if plain == TESTED_TORCH else fix
+        fix = "try it first: run `python train_gpt.py --steps 20`" if plain in TESTED_TORCH else fix
         return [Finding("warn", "versions", f"{shown}: no GPU run of this code has been tested",
                         "an error may come late, behind compilation and warm-up", fix)]
-    if plain != TESTED_TORCH:
-        return [Finding("warn", "versions", f"torch {torch_version} is untested, {TESTED_TORCH} is tested",
+    if plain not in TESTED_TORCH:
+        known = " and ".join(TESTED_TORCH)
+        return [Finding("warn", "versions", f"torch {torch_version} is untested; tested: {known}",
                         "its defects become those of the run, and losses differ in their last digits", fix)]
     return [Finding("ok", "versions", f"torch {torch_version}, Python {found['python']}, numpy "
                     f"{found['numpy']}: tested on the CPU")]

@@ -114,9 +114,8 @@ def _end(processes: list) -> None:
 def said(task: Task) -> str:
     """Why a process failed: the trainer's own line, else the last one."""
     lines = (task.folder / "output.log").read_text(errors="replace").splitlines()
-    ours = [line for line in lines if line.startswith(("train_gpt.py: ", "sweep.py: "))]
-    last = (ours or [line for line in lines if line.strip()] or ["it said nothing"])[-1]
-    return printable(last.removeprefix("train_gpt.py: ").removeprefix("sweep.py: "), 400)
+    ours = [words for line in lines if (words := launch.own_words(line))]
+    return printable((ours or [line for line in lines if line.strip()] or ["it said nothing"])[-1], 400)
 
 
 ########################################

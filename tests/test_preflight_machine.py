@@ -183,7 +183,7 @@ def test_quick_prints_a_line_a_warning_and_returns_every_finding(laptop, tmp_pat
     driver(tmp_path, monkeypatch, f"echo '{row(0)}'")
     plan = train_gpt.parse(["--track", "laptop", "--data-dir", str(laptop)])
     plan.device = plan.args.device = "cpu"  # asked for
-    monkeypatch.setattr(preflight, "TESTED_TORCH", "1.0.0")
+    monkeypatch.setattr(preflight, "TESTED_TORCH", ("1.0.0",))
     findings = preflight.quick(plan, ONE, meta(plan))
     assert [f.check for f in findings] == ["versions", "gpus", "disk", "memory"]
     err = capsys.readouterr().err
