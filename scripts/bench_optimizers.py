@@ -123,6 +123,7 @@ def measure(found: dict, stack: list, repeat: int, device: str) -> list[dict]:
     cuda, runs = device == "cuda", {}
     grads = [gradient(rows, cols, seed, device) for seed, (rows, cols) in enumerate(stack)]
     for name, make in found.items():
+        print(f"{name}: two steps before the rounds", file=sys.stderr, flush=True)  # minutes, where compiled
         params = [nn.Parameter(0.02 * gradient(*shape, 1000 + i, device)) for i, shape in enumerate(stack)]
         for p, g in zip(params, grads):
             p.grad = g

@@ -149,6 +149,7 @@ def against(args, words: list[str]) -> int:
     length = bench_against.Length.timing(args.steps, tokens)
     plan_of(words, length.steps)  # refuses what our own runs would
     text = bench_against.shortened(original, length, tokens, args.against.name)
+    enough_shards(plan, length)
     changed = bench_against.difference(original, text)
     print("\n".join([f"{args.against.name} runs as a copy with these lines changed:", *changed]),
           file=sys.stderr, flush=True)
@@ -164,6 +165,20 @@ def against(args, words: list[str]) -> int:
                  versions=versions(), hardware=hardware(World(0, 1, torch.device(plan.device))))
     print_json(found) if args.json else print("\n".join(ratio_lines(found)))
     return 0
+
+
+def enough_shards(plan, length) -> None:
+    """Refusal where the shards do not hold the steps of a run. Ours would begin them anew, on a custom track;
+    the other script would fail, after our run."""
+    from dataclasses import replace
+    from data import shards
+    fix = f"run `python {shards.fetch_words(plan.track, length.steps)}`"
+    track = replace(plan.track, val_tokens=length.val_tokens)
+    held = len(shards.open_streams(plan.data_dir, track, length.steps, 0, 1, fix)[0])
+    if held < length.steps:
+        raise Refusal(f"the shards in {plan.data_dir} hold {held} batches of {track.tokens_per_step} tokens, a "
+                      f"run takes {length.steps}, and the other script cannot begin them anew; give fewer "
+                      "--steps, or more shards")
 
 
 def ratio_lines(found: dict) -> list[str]:

@@ -5,12 +5,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import train_gpt
+from data.shards import write_shard
 from optimizers import build_optimizers
 from records import bench, bench_against, bench_parts, chunked, spans
 from records.bench_against import Length
@@ -246,6 +248,19 @@ def test_a_script_without_these_lines_is_refused(capsys, tmp_path, old, new, mes
     assert bench_step.main([*TINY, "--against", script]) == 1
     out, err = capsys.readouterr()
     assert not out and len(err.splitlines()) == 1 and message in err
+
+
+def test_too_few_tokens_for_the_other_script_are_refused_before_any_run(capsys, tmp_path):
+    script, folder = tmp_path / "theirs.py", tmp_path / "laptop"
+    script.write_text(THEIRS)
+    folder.mkdir()
+    for split in ("train", "val"):  # 7 batches of 256, which ours would begin anew
+        write_shard(folder / f"laptop_{split}_000001.bin", np.zeros(7 * 256 + 2, dtype=np.int64))
+    words = [*TINY, "--data-dir", str(folder), "--against", str(script), "--pairs", "1", "--steps"]
+    assert bench_step.main([*words, "4"]) == 1
+    out, err = capsys.readouterr()
+    assert not out and len(err.splitlines()) == 1 and "hold 7 batches" in err and "a run takes 8" in err
+    assert bench_step.main([*words, "3"]) == 0, capsys.readouterr().err
 
 
 def test_a_run_without_the_lines_to_time_is_refused():
