@@ -176,8 +176,8 @@ def enough_shards(plan, length) -> None:
     track = replace(plan.track, val_tokens=length.val_tokens)
     held = len(shards.open_streams(plan.data_dir, track, length.steps, 0, 1, fix)[0])
     if held < length.steps:
-        raise Refusal(f"the shards in {plan.data_dir} hold {held} batches of {track.tokens_per_step} tokens, a "
-                      f"run takes {length.steps}, and the other script cannot begin them anew; give fewer "
+        raise Refusal(f"the shards in {plan.data_dir} hold {held} batches of {track.tokens_per_step} tokens; "
+                      f"a run takes {length.steps}, and the other script cannot begin them anew; give fewer "
                       "--steps, or more shards")
 
 
