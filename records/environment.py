@@ -1,4 +1,5 @@
-"""What a log says about where a run happened: versions, hardware, sources, git. No host or user names."""
+"""What a log says about where a run happened: versions, settings, hardware, sources, git. No host or user
+names."""
 import hashlib
 import json
 import os
@@ -22,6 +23,9 @@ PEAK_FLOPS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 9
               "A40": 149.7e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165.2e12, "RTX 3090": 71e12,
               "A10": 125e12}
 
+# How the names of environment variables begin that torch and what it is built on read.
+SETTINGS = ("ATEN_", "CUBLAS", "CUDA_", "CUDNN_", "MKL_", "NCCL_", "NVIDIA_TF32_", "OMP_", "PYTORCH_",
+            "TORCH_", "TORCHDYNAMO_", "TORCHINDUCTOR_", "TRITON_")
 
 def peak_flops(device_name: str) -> float | None:
     """Dense bfloat16 FLOP/s of a device, None where the table does not have it; the longest match counts."""
@@ -44,6 +48,13 @@ def versions() -> dict:
         found.update(cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version(),
                      nccl=".".join(map(str, torch.cuda.nccl.version())))
     return found
+
+
+def settings() -> dict[str, str]:
+    """The environment variables that torch, CUDA and NCCL read, some of which change digits or speed; DIR for
+    one that names a folder."""
+    return {name: "DIR" if "/" in value else value[:100] for name, value in sorted(os.environ.items())
+            if name.startswith(SETTINGS) and "HOST" not in name and name != "NCCL_COMM_ID"}
 
 
 def _processor() -> str:
@@ -148,4 +159,4 @@ def write_header(log: LogWriter, root: Path, world_size: int, machine: dict, arg
         log.source(path, text)
     log.event("run", started=now(), command=command_line(argv), seeds=seeds, track=track, recipe=recipe,
               sha256=sums(sources, track, recipe, data), data=data, world_size=world_size,
-              versions=versions(), hardware=machine, git=git_state(root))
+              versions=versions(), settings=settings(), hardware=machine, git=git_state(root))

@@ -7,7 +7,7 @@ from data import shards
 
 from . import checkpoint
 from .cli import Refusal
-from .environment import digest, hardware, loaded_sources, versions, write_header
+from .environment import digest, hardware, loaded_sources, settings, versions, write_header
 from .log import LogWriter, lock_folder
 from .show import say
 
@@ -63,7 +63,8 @@ def _open_log(run, root: Path, folder: Path | None, fix: str, machine: dict) -> 
     if rank0:
         say(run, where_from(run.start))
         run.log = LogWriter.reopen(log.path, seed=run.start.seed, step=run.start.step,
-                                   world_size=run.world.size, versions=versions(), hardware=machine)
+                                   world_size=run.world.size, versions=versions(), settings=settings(),
+                                   hardware=machine)
 
 
 def where_from(start: checkpoint.Start) -> str:

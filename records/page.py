@@ -203,6 +203,8 @@ def _machine(header: dict) -> str:
 def _software(log: Log) -> str:
     found = [f"{name} {version}" for name, version in log.header["versions"].items()
              if isinstance(version, str | int)]
+    if isinstance(settings := log.header.get("settings"), dict):
+        found += [f"{name}={value}" for name, value in settings.items()]
     warmup = next((data for _, kind, data in log.events if kind == "warmup"), {})
     if isinstance(attention := warmup.get("attention"), str):
         found.append(f"attention by {attention}")

@@ -134,7 +134,7 @@ def check(args, words: list[str]) -> int:
 def against(args, words: list[str]) -> int:
     """Print how the times a step of another script and of train_gpt.py compare."""
     from records import bench_against
-    from records.environment import hardware, versions
+    from records.environment import hardware, settings, versions
     from records.world import World
     from scripts.compare import order, time_ratio
     import torch
@@ -162,7 +162,8 @@ def against(args, words: list[str]) -> int:
                  tokens_per_step=tokens, processes=args.nproc, file=args.against.name,
                  sha256=bench_against.digest(original), changed=changed,
                  ratio=time_ratio(by_side["theirs"], by_side["ours"]), ms=by_side, runs=runs,
-                 versions=versions(), hardware=hardware(World(0, 1, torch.device(plan.device))))
+                 versions=versions(), settings=settings(),
+                 hardware=hardware(World(0, 1, torch.device(plan.device))))
     print_json(found) if args.json else print("\n".join(ratio_lines(found)))
     return 0
 

@@ -227,6 +227,7 @@ def test_hostile_logs_are_shown_as_text(capsys, made, tmp_path):
         header["track"].update(name=EVIL, data=EVIL, official=False)
         header["hardware"].update(name=EVIL, gpus=[{"name": EVIL, "driver_version": EVIL}], device=EVIL)
         header["versions"][EVIL] = EVIL
+        header["settings"] = {EVIL: EVIL}
         header.update(command=EVIL, started=EVIL)
 
     def diagnostics(data):

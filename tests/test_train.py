@@ -159,7 +159,10 @@ def test_their_parser_finds_one_series_a_seed(capsys, laptop, tmp_path):
     assert [s for s, _, _ in series[0]] == [0, 2, 3] and {n for one in series for _, n, _ in one} == {3}
 
 
-def test_the_log_carries_what_the_run_was(capsys, laptop, tmp_path):
+def test_the_log_carries_what_the_run_was(capsys, laptop, tmp_path, monkeypatch):
+    for name, value in dict(NVIDIA_TF32_OVERRIDE="1", TORCHINDUCTOR_CACHE_DIR=f"{tmp_path}/my cache",
+                            NCCL_HOSTID="name", NCCL_COMM_ID="name:1", TORCHELASTIC_RUN_ID="name").items():
+        monkeypatch.setenv(name, value)
     result, log = train(capsys, laptop, tmp_path, "--recipe.lr", "0.02", "--steps", "2")
     assert log.problems == [] and log.status == "complete"
     for path in ("train_gpt.py", "optimizers/aurora.py", "optimizers/recipes.py", "data/shards.py",
@@ -170,6 +173,9 @@ def test_the_log_carries_what_the_run_was(capsys, laptop, tmp_path):
     assert header["recipe"]["schedule_steps"] == 300 and header["track"]["official"] is False
     assert header["versions"]["torch"] == torch.__version__ and header["hardware"]["processor"]
     assert [s["tokens"] for s in header["data"]["train"]] == [3919872]
+    settings = header["settings"]
+    assert settings["NVIDIA_TF32_OVERRIDE"] == "1" and settings["TORCHINDUCTOR_CACHE_DIR"] == "DIR"
+    assert not {"NCCL_HOSTID", "NCCL_COMM_ID", "TORCHELASTIC_RUN_ID"} & set(settings)
     text = Path(result["log"]).read_text()
     assert str(tmp_path) not in text and str(laptop) not in text and str(Path.home()) + "/" not in text
     assert os.uname().nodename not in json.dumps(header)
