@@ -21,7 +21,7 @@ import torch
 import train_gpt
 
 from .bench_parts import part_times, speed_up
-from .environment import hardware, peak_flops, settings, versions
+from .environment import hardware, peak_flops, software
 from .gradients import bytes_per_step
 from .world import StopSignal, World
 
@@ -122,7 +122,7 @@ def measure(plan: train_gpt.Plan, world: World, synthetic: bool, steps: int, par
         parts=found["parts"], parts_total=found["total"], beside=mean - found["total"],
         communication_in_flight=found["in_flight"],
         bytes_sent=bytes_per_step(run.model, now.optimizers, world.size, plan.args.fast), warm_up=warm,
-        versions=versions(), settings=settings(), hardware=machine)
+        **software(), hardware=machine)
 
 
 ########################################
@@ -150,4 +150,4 @@ def parity(plan: train_gpt.Plan, world: World, synthetic: bool, steps: int) -> d
                 tokens="synthetic" if synthetic else "real", largest=largest,
                 at_step=differences.index(largest), last_losses=[plain[-1], fast[-1]],
                 plain_again=max(abs(a - b) for a, b in zip(plain, again[0])) if again else None,
-                versions=versions(), settings=settings(), hardware=hardware(world))
+                **software(), hardware=hardware(world))

@@ -27,6 +27,7 @@ PEAK_FLOPS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 9
 SETTINGS = ("ATEN_", "CUBLAS", "CUDA_", "CUDNN_", "MKL_", "NCCL_", "NVIDIA_TF32_", "OMP_", "PYTORCH_",
             "TORCH_", "TORCHDYNAMO_", "TORCHINDUCTOR_", "TRITON_")
 
+
 def peak_flops(device_name: str) -> float | None:
     """Dense bfloat16 FLOP/s of a device, None where the table does not have it; the longest match counts."""
     matches = [name for name in PEAK_FLOPS if re.search(rf"\b{name}\b", device_name)]
@@ -55,6 +56,11 @@ def settings() -> dict[str, str]:
     one that names a folder."""
     return {name: "DIR" if "/" in value else value[:100] for name, value in sorted(os.environ.items())
             if name.startswith(SETTINGS) and "HOST" not in name and name != "NCCL_COMM_ID"}
+
+
+def software() -> dict:
+    """What a log or a result says of the software it ran on."""
+    return dict(versions=versions(), settings=settings())
 
 
 def _processor() -> str:
@@ -159,4 +165,4 @@ def write_header(log: LogWriter, root: Path, world_size: int, machine: dict, arg
         log.source(path, text)
     log.event("run", started=now(), command=command_line(argv), seeds=seeds, track=track, recipe=recipe,
               sha256=sums(sources, track, recipe, data), data=data, world_size=world_size,
-              versions=versions(), settings=settings(), hardware=machine, git=git_state(root))
+              **software(), hardware=machine, git=git_state(root))

@@ -7,7 +7,7 @@ from data import shards
 
 from . import checkpoint
 from .cli import Refusal
-from .environment import digest, hardware, loaded_sources, settings, versions, write_header
+from .environment import digest, hardware, loaded_sources, software, write_header
 from .log import LogWriter, lock_folder
 from .show import say
 
@@ -63,8 +63,7 @@ def _open_log(run, root: Path, folder: Path | None, fix: str, machine: dict) -> 
     if rank0:
         say(run, where_from(run.start))
         run.log = LogWriter.reopen(log.path, seed=run.start.seed, step=run.start.step,
-                                   world_size=run.world.size, versions=versions(), settings=settings(),
-                                   hardware=machine)
+                                   world_size=run.world.size, **software(), hardware=machine)
 
 
 def where_from(start: checkpoint.Start) -> str:

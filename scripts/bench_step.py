@@ -134,7 +134,7 @@ def check(args, words: list[str]) -> int:
 def against(args, words: list[str]) -> int:
     """Print how the times a step of another script and of train_gpt.py compare."""
     from records import bench_against
-    from records.environment import hardware, settings, versions
+    from records.environment import hardware, software
     from records.world import World
     from scripts.compare import order, time_ratio
     import torch
@@ -147,9 +147,9 @@ def against(args, words: list[str]) -> int:
     plan = plan_of(words)
     tokens = plan.track.tokens_per_step
     length = bench_against.Length.timing(args.steps, tokens)
-    plan_of(words, length.steps)  # refuses what our own runs would
+    ours = plan_of(words, length.steps)  # refuses what our own runs would
     text = bench_against.shortened(original, length, tokens, args.against.name)
-    enough_shards(plan, length)
+    enough_shards(ours, length.val_tokens)
     changed = bench_against.difference(original, text)
     print("\n".join([f"{args.against.name} runs as a copy with these lines changed:", *changed]),
           file=sys.stderr, flush=True)
@@ -162,23 +162,23 @@ def against(args, words: list[str]) -> int:
                  tokens_per_step=tokens, processes=args.nproc, file=args.against.name,
                  sha256=bench_against.digest(original), changed=changed,
                  ratio=time_ratio(by_side["theirs"], by_side["ours"]), ms=by_side, runs=runs,
-                 versions=versions(), settings=settings(),
-                 hardware=hardware(World(0, 1, torch.device(plan.device))))
+                 **software(), hardware=hardware(World(0, 1, torch.device(plan.device))))
     print_json(found) if args.json else print("\n".join(ratio_lines(found)))
     return 0
 
 
-def enough_shards(plan, length) -> None:
+def enough_shards(plan, val_tokens: int) -> None:
     """Refusal where the shards do not hold the steps of a run. Ours would begin them anew, on a custom track;
     the other script would fail, after our run."""
     from dataclasses import replace
-    from data import shards
-    fix = f"run `python {shards.fetch_words(plan.track, length.steps)}`"
-    track = replace(plan.track, val_tokens=length.val_tokens)
-    held = len(shards.open_streams(plan.data_dir, track, length.steps, 0, 1, fix)[0])
-    if held < length.steps:
-        raise Refusal(f"the shards in {plan.data_dir} hold {held} batches of {track.tokens_per_step} tokens; "
-                      f"a run takes {length.steps}, and the other script cannot begin them anew; give fewer "
+    from records.world import World
+    from train_gpt import open_streams
+    import torch
+    plan = replace(plan, track=replace(plan.track, val_tokens=val_tokens))
+    held, steps = len(open_streams(plan, World(0, 1, torch.device("cpu")))[0]), plan.recipe.steps
+    if held < steps:
+        raise Refusal(f"the shards in {plan.data_dir} hold {held} batches of {plan.track.tokens_per_step} "
+                      f"tokens; a run takes {steps}, and the other script cannot begin them anew; give fewer "
                       "--steps, or more shards")
 
 
