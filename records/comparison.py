@@ -170,8 +170,8 @@ def compare(comparison: Comparison) -> dict:
     """Plain JSON: track, target, reference (the first recipe), no_time, code_versions (how many there are in
     the logs), and `recipes`, name -> figures.
 
-    These are seeds, steps, val_loss (evidence.mean_interval of the last losses), official_step (None on a
-    custom track or without target), crossing_step and crossing_seconds (evidence.mean_crossing),
+    These are seeds, steps, val_loss (evidence.mean_interval of the last losses), official_step (None for
+    forks, on a custom track or without target), crossing_step and crossing_seconds (evidence.mean_crossing),
     tokens_per_second (both None where there is no_time); and but for the reference `difference`, of the last
     losses, and `crossing_difference`, of the crossing steps where every seed of both has one, each as
     evidence.compare.
@@ -184,7 +184,7 @@ def compare(comparison: Comparison) -> dict:
         rates = [p.step * track["tokens_per_step"] / max(p.train_time, 1e-9) for p in last]
         official = None
         if track["official"] and target is not None:
-            official = evidence.official_step(group.on_grid, target, group.sigma)
+            official = group.official_step(target)
         row = dict(seeds=sorted(group.series), steps=max(p.step for p in last),
                    val_loss=evidence.mean_interval(p.val_loss for p in last),
                    official_step=official and official["step"],

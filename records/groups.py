@@ -28,24 +28,29 @@ class Group:
     series: dict = field(default_factory=dict)   # seed -> validations
     on_grid: dict = field(default_factory=dict)  # those at the steps of the track's grid
     codes: set = field(default_factory=set)      # sha256 of each log's code, None where it is not said
+    forked: bool = False      # a log goes on from another run's checkpoint, so they claim no official step
 
     @property
     def sigma(self) -> float | None:
-        """Of the loss between seeds, where the track's rule knows it."""
+        """The sd of the loss between seeds where the track's rule knows it."""
         track = self.track or dict(name=RACE, official=True)
         return evidence.KNOWN_SIGMA.get(track.get("name")) if track.get("official", True) is True else None
 
     @property
     def name(self) -> str:
-        """Of the recipe, for a person to read."""
+        """The recipe's name, for a person to read."""
         return printable((self.recipe or {}).get("name", "a recipe without a name"), 60)
 
     @property
     def last_step(self) -> int:
-        """Of those that every seed validates. Refusal where there is none."""
+        """The last step that every seed validates. Refusal where there is none."""
         if not (steps := evidence.grid(self.series)):
             raise Refusal(f"the seeds of {self.name} share no validation step; test logs of one schedule")
         return steps[-1]
+
+    def official_step(self, target: float) -> dict | None:
+        """evidence.official_step of these runs; None where they are forks, which claim none."""
+        return None if self.forked else evidence.official_step(self.on_grid, target, self.sigma)
 
     def losses_at(self, step: int) -> dict:
         """seed -> loss at `step`. Refusal where a seed has none there."""
@@ -128,6 +133,7 @@ def _enter(group: Group, log: Log, where: str) -> None:
     if not log.series:
         raise Refusal(f"{where}: no validation in this log")
     group.declared &= declared is not None
+    group.forked |= any(kind == "fork" for _, kind, _ in log.events)
     sums = log.foreign or log.header.get("sha256")
     group.codes.add(str(sums["code"]) if isinstance(sums, dict) and "code" in sums else None)
     on_grid = log.series if log.foreign else _track_series(log)

@@ -38,7 +38,7 @@ def one(args) -> dict:
     target = args.target if args.target is not None else (group.track or {}).get("target")
     if not isinstance(target, (int, float)):
         raise Refusal("the logs name no target loss; give --target", code=2)
-    official = evidence.official_step(group.on_grid, target, group.sigma)
+    official = group.official_step(target)
     step = args.step if args.step is not None else official["step"] if official else group.last_step
     losses = group.losses_at(step)
     found = evidence.one_sample(losses.values(), target, group.sigma)
@@ -48,7 +48,7 @@ def one(args) -> dict:
     if args.best_of is not None:
         noise = (found["n"], group.sigma or found["sd"])
         warnings.append(best_of_warning(args.best_of, *noise, evidence.LEVEL, "passes at the target"))
-    return dict(found, step=step, target=target, sigma=group.sigma, level=evidence.LEVEL,
+    return dict(found, step=step, target=target, sigma=group.sigma, level=evidence.LEVEL, forked=group.forked,
                 official_step=official and official["step"], seeds=list(losses),
                 crossing=evidence.mean_crossing(group.on_grid, target), warnings=warnings)
 
@@ -56,9 +56,11 @@ def one(args) -> dict:
 def first_step_warnings(group: Group, official: dict) -> list[str]:
     """What the choice of the first passing step does."""
     step, steps = official["step"], evidence.grid(group.on_grid)
-    again = planning.replication(official["p"])
-    found = [f"step {step} is chosen as the first of {len(steps)} that passes, and such a step passes "
-             f"narrowly: as many fresh seeds would pass there with probability {again:.2f}"]
+    found = []
+    if group.sigma is not None:  # a t-test's p does not say this by itself
+        found = [f"step {step} is chosen as the first of {len(steps)} that passes, and such a step passes "
+                 "narrowly: as many fresh seeds would pass there with probability "
+                 f"{planning.replication(official['p']):.2f}"]
     if step != steps[0]:
         before = evidence.losses_at(group.on_grid, steps[steps.index(step) - 1])
         at = evidence.losses_at(group.on_grid, step)
@@ -94,7 +96,8 @@ def show_one(found: dict) -> list[str]:
         t_test += "" if found["sigma"] is not None else f", needs {found['level']:.2g}"
     lines.append(f"t-test, sigma from the seeds: {t_test}")
     first = found["official_step"]
-    first = "no step of the grid passes" if first is None else f"the first step that passes is {first}"
+    none = "forks claim no official step" if found["forked"] else "no step of the grid passes"
+    first = none if first is None else f"the first step that passes is {first}"
     lines.append(f"verdict: at this step the target is {'' if found['pass'] else 'not '}shown to be "
                  f"reached; {first}")
     return lines + [crossing_words(found["crossing"])]

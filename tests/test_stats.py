@@ -88,6 +88,15 @@ def test_one_finds_the_step_and_warns_of_the_choice(capsys, muon):
     assert "by 0.00121 nats" in words  # 1.867 * .0013 / 2
 
 
+def test_a_fork_claims_no_official_step(capsys):
+    fork = ROOT / "records" / "studies" / "fork" / "forked-aurora"
+    found = call(capsys, "one", fork)
+    assert found["official_step"] is None and found["pass"] and found["step"] == 300
+    assert found["forked"] and "forks claim no official step" in text(capsys, "one", fork)
+    full = call(capsys, "one", ROOT / "records" / "studies" / "fork" / "full-cooldown")
+    assert full["official_step"] and not full["forked"]
+
+
 def test_other_tracks_estimate_sigma(capsys, tmp_path):
     curves = {0: [5, 1.4, 1.361], 1: [5, 1.4, 1.359], 2: [5, 1.4, 1.366]}
     log = write(tmp_path / "a.txt", curves, track=LAPTOP)
@@ -96,6 +105,9 @@ def test_other_tracks_estimate_sigma(capsys, tmp_path):
     assert (found["z"], found["p"]) == pytest.approx((-test.statistic, test.pvalue))
     assert found["sigma"] is None
     assert found["pass"] is False  # p = .0076: three seeds are few at this level
+    sure = write(tmp_path / "c.txt", {k: [5, 1.4, 1.36 + k / 1e4] for k in range(5)}, track=LAPTOP)
+    warnings = call(capsys, "one", sure)["warnings"]  # of a t-test, p says nothing of fresh seeds
+    assert not any("fresh seeds" in warning for warning in warnings)
     assert "needs 0.001" in text(capsys, "one", log)
     custom = write(tmp_path / "b.txt", curves, track=dict(RACE, official=False))
     assert call(capsys, "one", custom, "--target", "1.38")["sigma"] is None
