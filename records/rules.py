@@ -87,14 +87,17 @@ def judge_record(folder: Path) -> Verdict:
     """The verdict on the folder of a record: its logs, that they belong together, and the evidence.
 
     A record that ends above its target claims nothing, and stands: a result, if not the one hoped for. One
-    that ends below it without a step at which the track's rule holds does not stand: it lacks seeds.
+    that ends below it without a step at which the track's rule holds does not stand: it lacks seeds. What
+    else a folder holds matters where it is named as the board's are, DATE_RECIPE: a run's own may hold
+    weights and outputs.
     """
     logs, failures = [], []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.name in (".lock", ".run_id") or checkpoint.NAME.fullmatch(entry.name):  # the trainer's own
             continue
-        suffix = Path(entry.name).suffix
-        if entry.is_symlink() or not entry.is_file() or suffix not in LOGS + BESIDE:
+        suffix, named = Path(entry.name).suffix, FOLDER_NAME.fullmatch(folder.resolve().name)
+        file = entry.is_file(follow_symlinks=False)
+        if suffix in LOGS and not file or named and not (file and suffix in LOGS + BESIDE):
             failures.append(Failure(entry.path, 0, "folder", "a record folder holds logs (.txt, .gz, .xz), "
                                     ".md, .json and .png files, and nothing else"))
         elif suffix in LOGS:

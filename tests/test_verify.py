@@ -60,7 +60,7 @@ def test_other_runs_that_stand(capsys, tmp_path, words, says):
 
 
 def test_logs_that_are_no_record(check, tmp_path):
-    folder = tmp_path / "record"
+    folder = tmp_path / "2027-01-15_aurora"
     folder.mkdir()
     first = make_log(folder / "a.txt", "--seeds 0 1 2")
     assert check(folder)[0] == 0
@@ -90,7 +90,14 @@ def test_logs_that_are_no_record(check, tmp_path):
     (folder / "sub").rmdir()
     (folder / "link.md").symlink_to(first)
     assert "nothing else" in check(folder)[1][0][2]
-    assert check(folder.rename(tmp_path / "2027-01-15_muon"))[1][0][1] == "folder"
+    folder = folder.rename(tmp_path / "2027-01-15_muon")
+    assert {rule for _, rule, _ in check(folder)[1]} == {"folder"}
+    folder = folder.rename(tmp_path / "run")  # a run's own may hold more, but no log that is elsewhere
+    (folder / "weights_seed0.pt").write_text("x")
+    (folder / "wandb").mkdir()
+    assert check(folder)[0] == 0
+    (folder / "link.txt").symlink_to(tmp_path / "c.txt")
+    assert "nothing else" in check(folder)[1][0][2]
 
 
 def _other_code(path: Path) -> list:
