@@ -42,7 +42,7 @@ from records.memory import forget, in_flight, memory_full
 from records.opening import open_log
 from records.overrides import apply_overrides, read_overrides
 from records.preflight import quick
-from records.world import Clock, StopSignal, World, divisor, join_world
+from records.world import ALONE, Clock, StopSignal, World, divisor, join_world
 
 ROOT = Path(__file__).resolve().parent
 
@@ -348,7 +348,7 @@ def parse(argv: list[str]) -> Plan:
     return Plan(args, track, recipe, nested if nested.is_dir() or not args.data_dir else folder, device)
 
 
-def open_streams(plan: Plan, world: World) -> tuple[shards.TokenStream, shards.TokenStream]:
+def open_streams(plan: Plan, world: World = ALONE) -> tuple[shards.TokenStream, shards.TokenStream]:
     """The training and validation streams; Refusal where the shards are missing, broken, or too few."""
     fix = f"run `python {shards.fetch_words(plan.track, plan.recipe.steps)}`"
     if plan.args.data_dir:
@@ -386,8 +386,8 @@ class Run:
         return build_optimizers(self.model, self.plan.recipe, process_group=group)
 
     def guard(self, seed: int) -> Guard:
-        names = [name for name, _ in self.model.named_parameters()]
-        return Guard(self.world, self.stop, names, self.plan.track.tokens_per_step, seed, self.folder)
+        return Guard(self.world, self.stop, dict(self.model.named_parameters()),
+                     self.plan.track.tokens_per_step, seed, self.folder)
 
     def tokens(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array.astype(np.int64))
@@ -453,7 +453,7 @@ def forward_backward(run: Run, gradients: Gradients, inputs: Tensor, targets: Te
 def update(run: Run, gradients: Gradients, optimizers: list, guard: Guard, step: int, loss: Tensor) -> None:
     """Take the step, which is skipped where anything is not finite."""
     gradients.finish()
-    found_inf = guard.put(step, loss, [p.grad for p in run.model.parameters()])
+    found_inf = guard.put(step, loss)
     for optimizer in optimizers:
         optimizer.found_inf = found_inf
         optimizer.step()
@@ -499,8 +499,11 @@ class Training:
             start.tensors = None
 
     def keep(self, step: int) -> None:
-        """Write a checkpoint of the weights that `step` starts from, off the clock."""
-        checkpoint.keep(self.run, self.seed, step, self.clock.stop(), self.optimizers, self.wrappers)
+        """Write a checkpoint of the weights that `step` starts from, off the clock; Diverged, not one, where
+        they are not finite."""
+        seconds = self.clock.stop()
+        self.guard.check_weights(step)
+        checkpoint.keep(self.run, self.seed, step, seconds, self.optimizers, self.wrappers)
 
     def read_out(self, step: int, tracker) -> float:
         """Validate at `step`, off the clock; log and tell it where the log does not have it yet."""
@@ -510,11 +513,11 @@ class Training:
             for wrapper in self.wrappers:
                 readouts.enter_context(wrapper.readout())
             val_loss = validate(run)
+            if not math.isfinite(val_loss):
+                raise Diverged(f"seed {self.seed}: the validation loss at step {step} is {val_loss}; lower "
+                               "the learning rate (--recipe.lr)")
             if step == run.plan.recipe.steps and run.plan.args.save and run.world.rank == 0:
                 checkpoint.save_weights(run.folder / f"weights_seed{self.seed}.pt", run.model)
-        if not math.isfinite(val_loss):
-            raise Diverged(f"seed {self.seed}: the validation loss at step {step} is {val_loss}; lower the "
-                           "learning rate (--recipe.lr)")
         if self.reached is None and track.target is not None and val_loss <= track.target:
             self.reached = dict(step=step, seconds=round(seconds, 3))
         if step > self.logged[0]:
@@ -585,8 +588,7 @@ def run_seeds(run: Run) -> list[dict]:
     for seed in plan.args.seeds[len(outcomes):]:
         if rank0 and seed not in run.start.begun:
             run.log.event("seed", seed=seed)
-        if rank0:
-            show.say(run, f"{plan.recipe.name} on {plan.track.name}, seed {seed}, log in {run.folder}")
+        show.say(run, f"{plan.recipe.name} on {plan.track.name}, seed {seed}, log in {run.folder}")
         tracker = show.start_wandb(run, seed) if rank0 and plan.args.wandb else None
         outcomes.append(train_seed(run, seed, tracker))
         if tracker:
@@ -599,7 +601,7 @@ def run_seeds(run: Run) -> list[dict]:
 def dry_run(plan: Plan, model: GPT) -> None:
     """What would run, for --dry-run; reads only the headers of the shards."""
     try:
-        held = len(open_streams(plan, World(0, 1, torch.device("cpu")))[0])
+        held = len(open_streams(plan)[0])
     except Refusal as refusal:
         held = refusal
     show.dry_run(plan, sum(p.numel() for p in model.parameters()), flops_per_token(model, plan.track), held)
@@ -619,8 +621,7 @@ def main(argv: list[str]) -> int:
     track, context = plan.track, plan.track.context
     world = join_world(plan.device, track.tokens_per_step // context, track.val_tokens // context)
     train, val = open_streams(plan, world)
-    if world.rank == 0:
-        quick(plan, world, model)
+    quick(plan, world, model)
     model.to_empty(device=world.device)
     if plan.args.fast:
         model.speed_up(compile=world.device.type == "cuda")
@@ -628,7 +629,7 @@ def main(argv: list[str]) -> int:
         model.compile(dynamic=False)
     run = Run(plan, world, model, train, val, StopSignal(), flops_per_token(model, track))
     status = dict(status="failed")
-    open_log(run, ROOT, folder, f"run `python {shards.fetch_words(plan.track, plan.recipe.steps)}`")
+    open_log(run, ROOT, folder)
     try:
         with run.stop, world.together(lambda: run.place):
             outcomes = run_seeds(run)
@@ -641,8 +642,7 @@ def main(argv: list[str]) -> int:
             run.log.end(**status)
         if world.size > 1 and status["status"] != "failed":  # alone, nccl's would wait for the other ranks
             dist.destroy_process_group()
-    if world.rank == 0:
-        show.summary(track, plan.recipe, outcomes, run.log.path, world, plan.args.json)
+    show.summary(run, outcomes)
     return 0
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 
 import train_gpt
-from data import shards
 from optimizers import Recipe, TailAverage, build_optimizers
 
 from . import checkpoint
@@ -26,7 +25,6 @@ from .cli import Refusal
 from .environment import command_line, digest, sums
 from .log import Log, LogWriter, now, read_log
 from .opening import run_header
-from .world import World
 
 SCHEDULE = ("steps", "schedule_steps", "cooldown_frac", "warmup_steps")  # act through lr_factor alone
 NAME = re.compile(r"[\w.+=-]+", re.ASCII)  # what a variant's folder may be called
@@ -171,8 +169,7 @@ class Trunk:
 
 def own_header(plan: train_gpt.Plan) -> dict:
     """What opening.run_header says of `plan`."""
-    streams = train_gpt.open_streams(plan, World(0, 1, torch.device("cpu")))
-    return run_header(plan, *streams, f"run `python {shards.fetch_words(plan.track, plan.recipe.steps)}`")
+    return run_header(plan, *train_gpt.open_streams(plan))
 
 
 def prepare(folder: Path, trunk: Trunk, plan: train_gpt.Plan, header: dict, world_size: int) -> None:

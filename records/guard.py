@@ -19,7 +19,7 @@ from .world import StopSignal, World
 
 
 class Diverged(Refusal):
-    """A loss or a gradient was not finite."""
+    """A loss, a gradient or a weight was not finite."""
 
     status = "diverged"
 
@@ -33,16 +33,16 @@ class Interrupted(Refusal):
 class Guard:
     """Makes, keeps and reads the status of each step of one seed."""
 
-    def __init__(self, world: World, stop: StopSignal, names: list[str], tokens_per_step: int, seed: int,
-                 folder: Path | None):
-        self.world, self.stop, self.names, self.folder = world, stop, names, folder
+    def __init__(self, world: World, stop: StopSignal, parameters: dict[str, Tensor], tokens_per_step: int,
+                 seed: int, folder: Path | None):
+        self.world, self.stop, self.parameters, self.folder = world, stop, parameters, folder
         self.tokens_per_step, self.seed = tokens_per_step, seed
         self.step = self.status = None
 
-    def put(self, step: int, loss: Tensor, grads: list[Tensor]) -> Tensor:
+    def put(self, step: int, loss: Tensor) -> Tensor:
         """Note the summed loss and the gradients of `step`; returns what the optimizers take as `found_inf`:
         a 0-d tensor, non-zero where the update must be skipped, the same on every rank."""
-        largest = torch.stack(_largest(grads))
+        largest = torch.stack(_largest([p.grad for p in self.parameters.values()]))
         stop = torch.full_like(loss, self.stop.number != 0)  # a fill, not a copy that would wait
         flags = torch.cat(((~loss.isfinite()).view(1), ~largest.isfinite())).float()
         status = self.world.sum(torch.cat((torch.stack((loss, stop)), flags)))
@@ -59,19 +59,34 @@ class Guard:
         loss, stop, bad_loss, *bad = self.status.get()
         mean = loss / self.tokens_per_step
         if bad_loss or any(bad):
-            first = next((name for name, flag in zip(self.names, bad) if flag), "none")
+            first = next((name for name, flag in zip(self.parameters, bad) if flag), "none")
+            broken = self._broken_weight()
+            weights = "the weights are intact" if broken is None else (
+                f"one before it had made {broken} non-finite")
             raise Diverged(f"seed {self.seed} diverged at step {self.step}: the loss is {mean:.4f}, the "
                            f"first non-finite gradient is that of {first}; that update was not applied and "
-                           f"the weights are intact; {self._remedy()}")
+                           f"{weights}; {self._remedy()}")
         if stop:
             raise Interrupted(f"stopped by a signal after step {self.step + 1} of seed {self.seed}; the log "
                               f"is closed, go on with --resume {self.folder}",
                               code=128 + (self.stop.number or signal.SIGTERM))
         return mean
 
+    def check_weights(self, step: int) -> None:
+        """Raises Diverged where a weight that `step` starts from is not finite, on all ranks alike: an update
+        can be so where loss and gradients are not."""
+        broken = self._broken_weight()
+        if broken is not None:
+            raise Diverged(f"seed {self.seed} diverged before step {step}: an update of finite gradients "
+                           f"made {broken} non-finite; {self._remedy()}")
+
+    def _broken_weight(self) -> str | None:
+        finite = torch.stack(_largest(list(self.parameters.values()))).isfinite().tolist()
+        return next((name for name, good in zip(self.parameters, finite) if not good), None)
+
     def _remedy(self) -> str:
         """What to do after a divergence: a recipe that diverges by itself needs another, a fault only its
-        last checkpoint, whose numbers are all finite."""
+        last checkpoint, whose weights are all finite."""
         anew = "start again with a lower learning rate (--recipe.lr) and another --log-dir"
         kept = checkpoint.names(self.folder) if self.folder else []
         if not kept:
@@ -80,10 +95,11 @@ class Guard:
                 f"with --resume {self.folder}; a recipe that diverges by itself would do so again: {anew}")
 
 
-def _largest(grads: list[Tensor]) -> list[Tensor]:
+@torch.no_grad()
+def _largest(tensors: list[Tensor]) -> list[Tensor]:
     """The largest entry of each, in float32; one call a dtype, for of mixed ones torch makes a call each."""
     found = {}
-    for dtype in {g.dtype for g in grads}:
-        at = [i for i, g in enumerate(grads) if g.dtype == dtype]
-        found |= zip(at, torch._foreach_norm([grads[i] for i in at], math.inf))
-    return [found[i].float() for i in range(len(grads))]
+    for dtype in {t.dtype for t in tensors}:
+        at = [i for i, t in enumerate(tensors) if t.dtype == dtype]
+        found |= zip(at, torch._foreach_norm([tensors[i] for i in at], math.inf))
+    return [found[i].float() for i in range(len(tensors))]

@@ -12,10 +12,11 @@ from .log import LogWriter, lock_folder
 from .show import say
 
 
-def run_header(plan, train, val, fix: str) -> dict:
+def run_header(plan, train, val) -> dict:
     """The part of a log's header that a train_gpt.Plan decides: track, recipe, seeds, and the shards that it
-    reads of the streams `train` and `val`, checked whole. fix and Refusal as open_log."""
+    reads of the streams `train` and `val`, checked whole. Refusal where one is broken."""
     track, recipe = plan.track, plan.recipe
+    fix = f"run `python {shards.fetch_words(track, recipe.steps)}`"
     used = {"train": train.shards_for(recipe.steps), "val": val.shards_for(1)}
     pinned = track.sha256 if track.official else {}
     data = {split: shards.inspect(paths, track.model.vocab_size, pinned, fix)
@@ -23,17 +24,16 @@ def run_header(plan, train, val, fix: str) -> dict:
     return dict(track=asdict(track), recipe=recipe.resolved(), seeds=plan.args.seeds, data=data)
 
 
-def open_log(run, root: Path, folder: Path | None, fix: str) -> None:
+def open_log(run, root: Path, folder: Path | None) -> None:
     """Rank 0 locks the folder, checks the shards whole and writes the log's header. With the folder of a run
     that stopped, every rank finds where it goes on, and rank 0 opens its log again. Returns when all have.
 
-    run: train_gpt.Run, whose folder, lock, log, identity and start are set. fix: the command that fetches
-    the shards. Refusal where the folder cannot be used, a shard is broken, the run is another one, or the
-    ranks do not find the same checkpoint.
+    run: train_gpt.Run, whose folder, lock, log, identity and start are set. Refusal where the folder cannot
+    be used, a shard is broken, the run is another one, or the ranks do not find the same checkpoint.
     """
     world = run.world
     with world.together(lambda: "the start of the run", everywhere=True):  # rank 0 tells the reason
-        _open_log(run, root, folder, fix, hardware(world))
+        _open_log(run, root, folder, hardware(world))
         step = run.start.step
         lowest, highest = world.minimum(step), -world.minimum(-step)
     if lowest != highest:
@@ -41,7 +41,7 @@ def open_log(run, root: Path, folder: Path | None, fix: str) -> None:
                       "give all of them the same --log-dir on a shared disk, and start again")
 
 
-def _open_log(run, root: Path, folder: Path | None, fix: str, machine: dict) -> None:
+def _open_log(run, root: Path, folder: Path | None, machine: dict) -> None:
     args = run.plan.args
     name = f"{time.strftime('%Y%m%d-%H%M%S')}_{run.plan.track.label}_{run.plan.recipe.name}"[:120]
     run.folder, rank0 = folder or args.log_dir or root / "logs" / name, run.world.rank == 0
@@ -51,7 +51,7 @@ def _open_log(run, root: Path, folder: Path | None, fix: str, machine: dict) -> 
     if rank0 and folder is None and any(run.folder.glob("*.txt")):
         raise Refusal(f"the log folder {run.folder} holds a run already; go on with it by --resume "
                       f"{run.folder}, or name a new --log-dir")
-    header = run_header(run.plan, run.train, run.val, fix)
+    header = run_header(run.plan, run.train, run.val)
     if folder is None:
         checkpoint.mark(run.folder)
         run.log = LogWriter(run.folder / f"{name}.txt")
@@ -60,8 +60,8 @@ def _open_log(run, root: Path, folder: Path | None, fix: str, machine: dict) -> 
         return
     run.start, log = checkpoint.resume(folder, root, header)
     run.identity = digest(checkpoint.identity(log.header, log.sources))
+    say(run, where_from(run.start))
     if rank0:
-        say(run, where_from(run.start))
         run.log = LogWriter.reopen(log.path, seed=run.start.seed, step=run.start.step,
                                    world_size=run.world.size, **software(), hardware=machine)
 

@@ -55,11 +55,13 @@ class Finding:
 
 
 def quick(plan, world: World, model: nn.Module) -> list[Finding]:
-    """Rank 0's checks before step 0: versions, GPUs, disk, memory. Prints one line a warning to stderr.
+    """Rank 0's checks before step 0: versions, GPUs, disk, memory. It prints one line a warning to stderr.
 
     plan: a train_gpt.Plan; model: its GPT on the meta device. Reads no shard and starts no collective.
     Raises Refusal on the first finding that would stop the run.
     """
+    if world.rank != 0:
+        return []
     queried = query_gpus()
     findings = [*torch_versions(plan, queried), *gpus(plan, queried), *disk(plan, model),
                 *memory(plan, world, model)]

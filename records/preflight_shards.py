@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import train_gpt
 from data.cached_fineweb10B import load_manifest
@@ -18,7 +17,6 @@ from data.shards import HEADER_BYTES, TOKEN_BYTES, fetch_words, find_shards, tok
 
 from .cli import Refusal
 from .preflight import Finding
-from .world import World
 
 WINDOWS, WINDOW = 16, 4096  # sampled of each shard: so many stretches of so many tokens
 
@@ -43,7 +41,7 @@ def shards(plan, full: bool = False) -> list[Finding]:
     if bad:
         return found + bad
     try:
-        train, val = train_gpt.open_streams(plan, World(0, 1, torch.device("cpu")))
+        train, val = train_gpt.open_streams(plan)
     except Refusal as refusal:
         what, _, fix = str(refusal).rpartition("; ")
         return [*found, Finding("stop", "shards", what, "the run would not start", fix)]

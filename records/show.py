@@ -1,4 +1,5 @@
-"""What the trainer tells a person: the list of tracks and recipes, and the outcome of a run."""
+"""What the trainer tells a person: tracks and recipes, progress (whose validations go to the log and to
+wandb, too), the outcome. Of a run only rank 0 speaks."""
 import sys
 from dataclasses import asdict
 
@@ -25,8 +26,9 @@ def listing(tracks: dict, presets: dict, recipes: dict, as_json: bool) -> None:
 
 
 def say(run, line: str) -> None:
-    """A line for the person; with --json stdout is kept for the one object."""
-    print(line, file=sys.stderr if run.plan.args.json else sys.stdout, flush=True)
+    """A line for the person, by rank 0; with --json stdout is kept for the one object."""
+    if run.world.rank == 0:
+        print(line, file=sys.stderr if run.plan.args.json else sys.stdout, flush=True)
 
 
 def report(run, seed: int, step: int, seconds: float, train_loss, val_loss=None, tracker=None) -> None:
@@ -74,11 +76,14 @@ def dry_run(plan, parameters: int, flops_per_token: float, held) -> None:
         print(f"recipe.{name:19} {value}")
 
 
-def summary(track, recipe, outcomes: list[dict], log_path, world, as_json: bool) -> None:
-    """What happened, in a few lines or as one JSON object."""
-    if as_json:
+def summary(run, outcomes: list[dict]) -> None:
+    """What happened, in a few lines or as one JSON object, by rank 0."""
+    if run.world.rank != 0:
+        return
+    track, recipe, world = run.plan.track, run.plan.recipe, run.world
+    if run.plan.args.json:
         return print_json(dict(status="complete", track=track.label, recipe=recipe.name, target=track.target,
-                               log=str(log_path), seeds=outcomes))
+                               log=str(run.log.path), seeds=outcomes))
     for o in outcomes:
         target = "" if track.target is None else f"; target {track.target} not reached"
         if o["reached"]:
@@ -87,7 +92,7 @@ def summary(track, recipe, outcomes: list[dict], log_path, world, as_json: bool)
         print(f"seed {o['seed']}: val_loss {o['val_loss']:.4f} at step {o['steps']}{target}; "
               f"{o['tokens_per_second']:,} tokens/s on {world.size} x {world.device.type}")
     other = "muon" if recipe.name.startswith("aurora") else "aurora"
-    print(f"log: {log_path}\nnext: `--recipe {other}` to compare, `--seeds 0 1 2` to repeat, "
+    print(f"log: {run.log.path}\nnext: `--recipe {other}` to compare, `--seeds 0 1 2` to repeat, "
           "`--list` for all recipes")
 
 

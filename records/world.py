@@ -100,6 +100,9 @@ class World:
         return int(value)
 
 
+ALONE = World(0, 1, torch.device("cpu"))
+
+
 def die_with_launcher() -> None:
     """End this process when torchrun does: a launcher that is killed would leave its workers training.
 

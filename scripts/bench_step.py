@@ -171,11 +171,9 @@ def enough_shards(plan, val_tokens: int) -> None:
     """Refusal where the shards do not hold the steps of a run. Ours would begin them anew, on a custom track;
     the other script would fail, after our run."""
     from dataclasses import replace
-    from records.world import World
     from train_gpt import open_streams
-    import torch
     plan = replace(plan, track=replace(plan.track, val_tokens=val_tokens))
-    held, steps = len(open_streams(plan, World(0, 1, torch.device("cpu")))[0]), plan.recipe.steps
+    held, steps = len(open_streams(plan)[0]), plan.recipe.steps
     if held < steps:
         raise Refusal(f"the shards in {plan.data_dir} hold {held} batches of {plan.track.tokens_per_step} "
                       f"tokens; a run takes {steps}, and the other script cannot begin them anew; give fewer "

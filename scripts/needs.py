@@ -11,7 +11,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from records.cli import Refusal, command  # noqa: E402
-from records.world import World  # noqa: E402
 
 EXAMPLE = "example: scripts/needs.py --track laptop"
 
@@ -29,7 +28,7 @@ def main(argv: list[str]) -> int:
     from records import checkpoint
     plan, missing = checkpoint.plan_of(train_gpt.parse, argv), False
     try:
-        train_gpt.open_streams(plan, World(0, 1, torch.device("cpu")))
+        train_gpt.open_streams(plan)
     except Refusal:  # the trainer will say it again where fetching cannot mend it
         missing = not plan.args.data_dir
     print(1 if plan.device == "cpu" else torch.cuda.device_count())

@@ -225,6 +225,7 @@ def test_divergence_stops_with_weights_intact(laptop, tmp_path, recipe):
             before = [p.clone() for p in run.model.parameters()]
             state = [s.clone() for o in optimizers for p in o.state.values() for s in p.values()]
         train_gpt.update(run, gradients, optimizers, guard, step, loss)
+        guard.check_weights(step + 1)
     message = r"seed 4 diverged at step 1.*blocks\.2\.mlp\.fc\.weight.*intact"
     with pytest.raises(train_gpt.Diverged, match=message):
         guard.check()
@@ -248,6 +249,24 @@ def test_a_learning_rate_that_diverges(capsys, laptop, tmp_path, every, remedy):
         name, folder = found.groups()
         assert name == max(path.stem for path in tmp_path.glob("*.pt")) and folder == str(tmp_path)
     assert the_log(tmp_path).status == "diverged" and the_log(tmp_path).problems == []
+
+
+def test_an_update_that_is_not_finite_is_in_no_checkpoint(capsys, laptop, tmp_path):
+    """lr u overflows, though the gradients are finite; the second checkpoint would hold it."""
+    code = train_gpt.main([*QUICK, "--data-dir", laptop, "--log-dir", tmp_path, "--recipe", "muon",
+                           "--recipe.lr", "3e38", "--recipe.aux.head_lr", "1e38", "--checkpoint-every", "1"])
+    err = capsys.readouterr().err
+    found = re.search(r"seed 0 diverged before step 1: .* made \S+ non-finite; no checkpoint", err)
+    assert code == 1 and found, err
+    assert not [*tmp_path.glob("*.pt")] and the_log(tmp_path).status == "diverged"
+
+
+def test_a_divergence_says_whether_the_weights_are_intact(capsys, laptop, tmp_path):
+    train_gpt.main([*QUICK, "--data-dir", laptop, "--log-dir", tmp_path, "--recipe", "muon",
+                    "--recipe.lr", "3e38", "--recipe.aux.head_lr", "1e38"])
+    err = capsys.readouterr().err
+    assert re.search(r"diverged at step 1: .*; that update was not applied and one before it had made \S+ "
+                     "non-finite; no checkpoint", err), err
 
 
 # ---------------------------------------------------------------- bad input: one line each, nothing lost
