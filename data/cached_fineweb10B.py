@@ -22,10 +22,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from data.shards import token_count  # noqa: E402
+from data.shards import NUM_SHARDS, token_count  # noqa: E402
 from records.cli import Parser, Refusal, command, print_json  # noqa: E402
 
-REPO, NUM_SHARDS, SHARD_BYTES = "kjj0/fineweb10B-gpt2", 103, 200_001_024
+REPO, SHARD_BYTES = "kjj0/fineweb10B-gpt2", 200_001_024
 DEFAULT_SHARDS = -(-3250 // 190)  # a run of 3,250 steps; 190 batches of 524,288 tokens in a shard
 WAITS = (1, 2, 4, 8)  # seconds before each further attempt
 
@@ -144,11 +144,11 @@ def locked(folder: Path):
 def check_disk(folder: Path, names: list[str], size: int) -> None:
     """Refuse before the start where `names`, of `size` bytes each, would not fit beside what is there."""
     arrived = sum(p.stat().st_size for name in names for p in folder.glob(f"{name}.*.partial"))
-    absent = sum(not (folder / name).exists() for name in names)
-    needed, free = size * max(absent, 1) - arrived, shutil.disk_usage(folder).free
+    absent = max(1, sum(not (folder / name).exists() for name in names))  # one that is there may be wrong
+    needed, free = size * absent - arrived, shutil.disk_usage(folder).free
     if needed > free:
-        raise Refusal(f"{folder}: {absent} files need {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; "
-                      "free some space, fetch fewer, or use another disk")
+        raise Refusal(f"{folder}: {absent} file{'s need' if absent > 1 else ' needs'} {needed / 1e9:.2f} GB, "
+                      f"{free / 1e9:.2f} GB are free; free some space, fetch fewer, or use another disk")
 
 
 def served(repo: str, name: str) -> dict:

@@ -15,6 +15,7 @@ import numpy as np
 from records.cli import Refusal
 
 MAGIC, VERSION, HEADER_BYTES, TOKEN_BYTES = 20240520, 1, 1024, 2
+NUM_SHARDS = 103  # training shards of fineweb10B
 
 
 def write_shard(path: Path, tokens: np.ndarray) -> None:
@@ -92,10 +93,12 @@ def batches_in(num_tokens: int, batch_tokens: int) -> int:
 
 
 def fetch_words(track, steps: int) -> str:
-    """The command, as words under the repository, that makes or fetches the shards of so many steps."""
+    """The command, as words under the repository, that makes or fetches the shards of so many steps, or all
+    that there are."""
     if track.data == "laptop":
         return "data/sample.py"
-    return f"data/cached_fineweb10B.py {-(-steps // max(1, batches_in(100_000_000, track.tokens_per_step)))}"
+    count = -(-steps // max(1, batches_in(100_000_000, track.tokens_per_step)))
+    return f"data/cached_fineweb10B.py {min(count, NUM_SHARDS)}"
 
 
 def inspect(paths: list[Path], vocab_size: int, pinned: dict | None = None, fix: str = "") -> list[dict]:

@@ -8,7 +8,7 @@ from .balance import SCHEDULES, balanced_polar, balances_rows, correction, row_n
 from .matrix import MatrixOptimizer
 from .momentum import Nesterov
 from .polar import PRECISIONS, check_method, polar
-from .stage import Context, Stage
+from .stage import Context, Stage, check_range
 from .step import AspectScale, Decay
 
 
@@ -38,8 +38,7 @@ class BalancedPolar(Stage):
         if not isinstance(self.iterations, int) or not 1 <= self.iterations <= most:
             raise ValueError("BalancedPolar: iterations must be an integer of at least 1 and at most "
                              f"{most}, got {self.iterations}")
-        if not 0 < self.beta <= 1:
-            raise ValueError(f"BalancedPolar: beta must lie in (0, 1], got {self.beta}")
+        check_range(self, "beta", "(0, 1]")
         check_method("BalancedPolar", self.method, self.precision)
         if self.schedule not in SCHEDULES:
             raise ValueError(f"BalancedPolar: unknown schedule {self.schedule!r}; known: "

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .stage import Context, Stage
+from .stage import Context, Stage, check_range
 from .step import frobenius, ratio
 
 
@@ -30,6 +30,9 @@ class Contra(Stage):
 
     inner: Stage
     strength: float = 0.2
+
+    def __post_init__(self):
+        check_range(self, "strength", "[0, inf)")
 
     def init(self, ctx: Context) -> None:
         self.inner.init(ctx)

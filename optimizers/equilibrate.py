@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .balance import row_norms
-from .stage import Context, Stage
+from .stage import Context, Stage, check_range
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,8 @@ class Equilibrate(Stage):
     other: float = 0.0
 
     def __post_init__(self):
-        for name in ("exponent", "other"):
-            if not 0 <= getattr(self, name) <= 2:
-                raise ValueError(f"Equilibrate: {name} must lie in 0..2, got {getattr(self, name)}")
+        check_range(self, "exponent", "[0, 2]")
+        check_range(self, "other", "[0, 2]")
 
     def __call__(self, update: Tensor, ctx: Context) -> Tensor:
         if ctx.balance is None:

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .stage import Context, Stage
+from .stage import Context, Stage, check_range
 from .step import frobenius, ratio
 
 
@@ -16,6 +16,9 @@ class UpdateFloor(Stage):
     """
 
     floor: float = 0.35
+
+    def __post_init__(self):
+        check_range(self, "floor", "[0, inf)")
 
     def __call__(self, update: Tensor, ctx: Context) -> Tensor:
         return update * ratio(self.floor * frobenius(ctx.weight), frobenius(update)).clamp(min=1)

@@ -65,7 +65,8 @@ class Stack:
         self.state = ctx.state
         for i, p in enumerate(self.owned):
             for name, value in self.state.items():
-                if name in old.get(p, {}):
+                # A row's or column's own state is of no use where the balance has changed sides since.
+                if name in old.get(p, {}) and value[i].shape in (p.shape, old[p][name].shape):
                     value[i].copy_(old[p][name])
             old[p] = {name: value[i] for name, value in self.state.items()}
         for p in self.params[:self.first] + self.params[self.first + len(self.owned):]:
@@ -114,7 +115,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self.rank = dist.get_rank(process_group) if process_group is not None else 0
         self.world_size = dist.get_world_size(process_group) if process_group is not None else 1
         self._stacks: list[Stack] | None = None
-        self._built_of: list = []  # (group, parameter) of what the stacks hold
+        self._built_of: list = []  # (group, parameter, balance) of what the stacks hold
         self._pending = None  # (HostCopy, names) of a step on CUDA not yet looked at
         self._compiled = None
         super().__init__(params, dict(lr=lr, weight_decay=weight_decay, momentum=momentum, balance=balance,
@@ -237,15 +238,15 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def _current(self) -> list:
-        """The stacks, built anew where groups or their parameters are others, or their state was cleared."""
-        members = [(group, p) for group in self.param_groups for p in group["params"]]
-        same = [(id(g), id(p)) for g, p in members] == [(id(g), id(p)) for g, p in self._built_of]
-        if self._stacks is None or not same or any(p not in self.state for _, p in members):
+        """The stacks, built anew where groups, parameters or balance are others, or state was cleared."""
+        members = [(group, p, group["balance"]) for group in self.param_groups for p in group["params"]]
+        now, built = ([(id(g), id(p), balance) for g, p, balance in of] for of in (members, self._built_of))
+        if self._stacks is None or now != built or any(p not in self.state for _, p, _ in members):
             if self.world_size > 1 and self._stacks is not None:  # owners may change: first, all have all
                 for p, state in self._whole(self._stacks).items():
                     if p in self.state:
                         self.state[p] = state
-            for p in set(self.state) - {p for _, p in members}:
+            for p in set(self.state) - {p for _, p, _ in members}:
                 del self.state[p]
             self._stacks, self._built_of = self._build(), members
         return self._stacks

@@ -8,7 +8,7 @@ from .balance import balances_rows
 from .matrix import MatrixOptimizer
 from .momentum import Nesterov
 from .muon import Polar
-from .stage import Context, Stage
+from .stage import Context, Stage, check_range
 from .step import AspectScale, Decay, RootMeanSquare, frobenius, ratio
 
 FORMS = ("track3", "paper")
@@ -31,8 +31,7 @@ class RowVariance(Stage):
     side: str = "long"
 
     def __post_init__(self):
-        if not 0 <= self.beta2 < 1:
-            raise ValueError(f"RowVariance: beta2 must lie in [0, 1), got {self.beta2}")
+        check_range(self, "beta2", "[0, 1)")
         if self.side not in ("long", "rows"):
             raise ValueError(f"RowVariance: side must be 'long' or 'rows', got {self.side!r}")
 
@@ -63,6 +62,9 @@ class RowNorm(Stage):
     """
 
     exponent: float = 1.0
+
+    def __post_init__(self):
+        check_range(self, "exponent", "[0, 2]")
 
     def __call__(self, update: Tensor, ctx: Context) -> Tensor:
         by_rows = balances_rows(update.shape, ctx.balance)
@@ -105,7 +107,7 @@ class UNorMuon(MatrixOptimizer):
     Sources conflict on the scale. This is the one of the Aurora authors' blog as others retell it, without
     a moving average. Others: gvlassis/U-NorMuon keeps NorMuon's average and multiplies its step by
     sqrt(n/m) on tall matrices; other codes use .2 min(rows, cols) / |O|_F or .2 / sqrt(n) for every shape.
-    All have rows of exactly even norm and columns that are no longer orthonormal.
+    Here rows have exactly even norm, and columns are no longer orthonormal.
     balance (per param group): as Aurora's. Raises ValueError as Muon does.
     """
 

@@ -60,7 +60,7 @@ class Init:
 
 @dataclass(frozen=True)
 class Balance:
-    """The side Aurora evens out, by the matrix's role: attention; up, gate and fc; down and mlp.proj."""
+    """The side that is evened out, by the matrix's role: attention; up, gate and fc; down and mlp.proj."""
 
     attn: str | None = None
     up: str | None = None

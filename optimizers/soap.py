@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .stage import Context, Stage
+from .stage import Context, Stage, check_range
 from .step import ratio
 
 
@@ -35,6 +35,9 @@ class Soap(Stage):
 
     beta: float = 0.9
     asks_first = True
+
+    def __post_init__(self):
+        check_range(self, "beta", "[0, 1)")
 
     def init(self, ctx: Context) -> None:
         batch, rows, cols = ctx.weight.shape

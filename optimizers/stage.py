@@ -17,11 +17,19 @@ class Context:
     weight_decay: Tensor
     momentum: Tensor
     step: Tensor                   # calls of step() before this one, skipped ones too
-    balance: str | None            # the side Aurora evens out
+    balance: str | None            # the side that is evened out, by the stages that do
     names: list = field(default_factory=list)  # of the parameters, for a refusal by init
     first: bool = False            # the optimizer's first step; False unless a stage asks_first
     before: Tensor | None = None   # in after_step: the weight before this step
     state: dict[str, Tensor] = field(default_factory=dict)  # stages may write into entries, or replace them
+
+
+def check_range(part, name: str, interval: str) -> None:
+    """ValueError where a stage's or wrapper's field `name` is no number of `interval`, like "[0, 1)"."""
+    value, (low, high) = getattr(part, name), map(float, interval[1:-1].split(","))
+    if not (low <= value <= high and (value > low or interval[0] == "[")
+            and (value < high or interval[-1] == "]")):
+        raise ValueError(f"{type(part).__name__}: {name} must lie in {interval}, got {value}")
 
 
 class Stage:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .stage import Context, Stage
+from .stage import Context, Stage, check_range
 
 
 def frobenius(X: Tensor) -> Tensor:
@@ -37,6 +37,9 @@ class RootMeanSquare(Stage):
     """
 
     value: float = 0.2
+
+    def __post_init__(self):
+        check_range(self, "value", "(0, inf)")
 
     def __call__(self, update: Tensor, ctx: Context) -> Tensor:
         rows, cols = update.shape[-2:]

@@ -1,7 +1,8 @@
-"""Wrappers: what acts on all parameters at once, around the optimizers. The trainer makes three calls:
+"""Wrappers: what acts on all parameters at once, around the optimizers. The trainer's calls:
 
     before_forward()   at the start of a training step, once the learning rates are set
     after_step()       behind the optimizers' steps
+    rewind()           in the place of after_step(), where a step that was begun is not taken
     readout()          a context manager around validation, in which the weights are those to be read out
 
 A recipe holds wrappers as it holds stages; `attach` returns one at work on a model's parameters.
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
+
+from .stage import check_range
 
 
 @dataclass
@@ -69,6 +72,10 @@ class EmaNesterov(Wrapper):
     first: int = 500
     last: int = 2400
 
+    def __post_init__(self):
+        check_range(self, "strength", "[0, inf)")
+        check_range(self, "decay", "[0, 1)")
+
     @torch.no_grad()
     def before_forward(self) -> None:
         if not self.state:
@@ -107,6 +114,10 @@ class TailAverage(Wrapper):
     first: int = 2000
     horizon: int = 150
     weight: float = 0.6
+
+    def __post_init__(self):
+        check_range(self, "horizon", "[1, inf)")
+        check_range(self, "weight", "[0, 1]")
 
     def covers(self, name: str) -> bool:
         return not name.startswith("embed.")

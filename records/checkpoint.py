@@ -245,13 +245,15 @@ def resume(folder: Path, root: Path, header: dict) -> tuple[Start, Log]:
 def folder_of_restart(root: Path, log_dir: Path | None) -> Path | None:
     """The folder of the run that this process restarts under torchrun --max-restarts, or None.
 
-    Without --log-dir it is found by torchrun's run id, which `mark` noted there.
+    Without --log-dir it is found by torchrun's run id, which `mark` noted there; a complete run is a former
+    one of the same id.
     """
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) == 0:
         return None
     if log_dir is None:
         run_id = os.environ.get("TORCHELASTIC_RUN_ID", "")
-        marked = [path.parent for path in root.glob("logs/*/.run_id") if path.read_text() == run_id]
+        marked = [path.parent for path in root.glob("logs/*/.run_id") if path.read_text() == run_id
+                  and not any(read_log(log).status == "complete" for log in path.parent.glob("*.txt"))]
         log_dir = max(marked, default=None)
     if log_dir is None or not any(log_dir.glob("*.txt")):
         return None  # it died before it had a log

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -142,7 +143,7 @@ def command_line(argv: list[str]) -> str:
             kept += [word, "DIR"]
         elif not word.startswith(("--log-dir=", "--data-dir=")):
             kept.append(word)
-    return " ".join(kept)
+    return shlex.join(kept)
 
 
 def without_folders(text: str) -> str:

@@ -1,6 +1,7 @@
 """The header of a record log: its shape, and what its command asked for."""
 import math
 import re
+import shlex
 from dataclasses import dataclass
 from functools import lru_cache
 from types import SimpleNamespace
@@ -165,11 +166,12 @@ def asked(command: str) -> SimpleNamespace:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--val-every", type=int)
     parser.add_argument("--fast", action="store_true")
-    words, wrong = command.split(), None
+    words, wrong = [], None
     try:
+        words = shlex.split(command)
         found, rest = parser.parse_known_args(words[1:])
-    except Refusal as refusal:
-        (found, rest), wrong = parser.parse_known_args([]), str(refusal)
+    except (Refusal, ValueError) as error:  # ValueError: a quote that is not closed
+        (found, rest), wrong = parser.parse_known_args([]), str(error)
     if words[:1] != ["train_gpt.py"]:
         wrong = "it does not start train_gpt.py"
     overrides = []

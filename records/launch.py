@@ -1,4 +1,4 @@
-"""train_gpt.py in a process of its own: what scripts/compare.py and scripts/replay.py start."""
+"""train_gpt.py in a process of its own, as compare, replay, fork, verify and the benchmarks start it."""
 import os
 import signal
 import subprocess
@@ -11,6 +11,11 @@ from .text import printable
 
 # Left over from another launcher these would make a single process wait for peers that do not exist.
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def environment() -> dict[str, str]:
+    """This process's environment, for a trainer that is not of the same launcher."""
+    return {name: value for name, value in os.environ.items() if name not in LAUNCHER}
 
 
 def command_words(script: Path, args: list, processes: int = 1) -> list[str]:
@@ -32,7 +37,7 @@ def run(words: list[str], folder: Path, on_line) -> tuple[int, str]:
     Returns the exit code and the line that tells why it failed: the trainer's own, else the last one.
     A signal to this process goes to the run, which closes its log; then Refusal (exit 128 + number).
     """
-    env = {name: value for name, value in os.environ.items() if name not in LAUNCHER}
+    env = environment()
     if "torch.distributed.run" in words:
         env.setdefault("OMP_NUM_THREADS", "1")  # what torchrun would set itself, noisily
     process, received, ours, last = None, [], "", deque(maxlen=1)

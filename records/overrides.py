@@ -1,5 +1,6 @@
 """Overrides by dotted name: `--recipe.lr 0.02`, `--track.model.mlp_ratio=8`."""
 from dataclasses import replace
+from pathlib import Path
 
 from optimizers.recipes import with_field
 
@@ -59,6 +60,9 @@ def apply_overrides(track, recipe, overrides: list[tuple[str, str, str]], allow_
         else:
             raise Refusal(f"--track.{dotted} changes what the track fixes; add --allow-custom, and the "
                           "run becomes `custom`, which stands on no board", code=2)
+    if Path(track.data).name != track.data:  # a path of the user's own would stand in the log
+        raise Refusal(f"--track.data {track.data}: give a folder's name under data/; --data-dir takes any "
+                      "other folder", code=2)
     try:
         recipe.check()
         track.check()

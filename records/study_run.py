@@ -90,7 +90,7 @@ def run_all(tasks: list[Task], places: list[dict], ended) -> None:
 def _start(task: Task, place: dict):
     shutil.rmtree(task.folder, ignore_errors=True)  # of a run that was interrupted
     task.folder.mkdir(parents=True)
-    env = {name: value for name, value in os.environ.items() if name not in launch.LAUNCHER}
+    env = launch.environment()
     print(f"{task.name}: running", file=sys.stderr, flush=True)
     with open(task.folder / "output.log", "wb") as file:
         # A session of its own: Ctrl-C in the terminal reaches it once, through _end, with its children.

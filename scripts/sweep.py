@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from records.cli import Parser, Refusal, command, print_json  # noqa: E402
-from records.environment import digest  # noqa: E402
+from records.environment import digest, without_folders  # noqa: E402
+from records.launch import environment  # noqa: E402
 from records.study import resolved  # noqa: E402
 
 EXAMPLE = """example:
@@ -33,14 +34,14 @@ def run_one(args, lr: float, weight_decay: float) -> dict:
              "--allow-custom", "--track.val_every", "1000000", "--track.val_every_tail", "1000000"]
     threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
     words += ["--data-dir", str(args.data_dir)] if args.data_dir else []
-    env = {**os.environ, "OMP_NUM_THREADS": threads}
+    env = {**environment(), "OMP_NUM_THREADS": threads}
     done = subprocess.run(words, capture_output=True, text=True, env=env)
     point = dict(lr=lr, weight_decay=weight_decay, seeds=args.seeds)
     if done.returncode:
         error = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         if "diverged" not in error:  # a run that diverges is a result: it loses
             raise Refusal(f"lr {lr} weight_decay {weight_decay} did not run: {error}", code=done.returncode)
-        return dict(point, val_loss=None, error=error)
+        return dict(point, val_loss=None, error=without_folders(error))
     losses = [seed["val_loss"] for seed in json.loads(done.stdout)["seeds"]]
     return dict(point, val_loss=round(mean(losses), 5), val_losses=losses)
 
@@ -55,7 +56,9 @@ def sweep(args, rows: list[dict], points: list[tuple]) -> dict:
                   f"val_loss {row['val_loss']}", file=sys.stderr, flush=True)
             table = dict(track=args.track, recipe=args.recipe, fixed=args.fixed, seeds=args.seeds,
                          runs=len(rows), best=best(rows), rows=rows)
-            args.out.write_text(json.dumps(table, indent=1) + "\n")
+            beside = args.out.with_name(args.out.name + ".part")
+            beside.write_text(json.dumps(table, indent=1) + "\n")
+            beside.replace(args.out)  # a kill leaves the table whole
     return best(rows)
 
 

@@ -7,7 +7,6 @@ mean that ends below the track's target is so by the track's rule. A record that
 custom track and an overridden recipe stand without a claim. Hashes and rules show that a log is consistent,
 not that it is true: a replay shows that.
 """
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from records import launch  # noqa: E402
 from records.cli import Parser, Refusal, command, print_json  # noqa: E402
 from records.evidence import LEVEL  # noqa: E402
 from records.header import Run  # noqa: E402
@@ -73,11 +73,10 @@ def rerun(path: Path) -> list[Failure]:
     words = ["--track=laptop", f"--recipe={run.asked.recipe}", f"--seeds={seed}", "--device=cpu",
              *run.options]
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run([sys.executable, str(ROOT / "train_gpt.py"), *words, "--log-dir", folder],
-                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            raise Refusal(f"{where}: the rerun did not end well: {printable(last, 400)}")
+        words = launch.command_words(ROOT / "train_gpt.py", [*words, "--log-dir", folder])
+        code, why = launch.run(words, Path(folder), lambda line: None)
+        if code:
+            raise Refusal(f"{where}: the rerun did not end well: {why}")
         again = read_log(next(Path(folder).glob("*.txt"))).series[seed]
     again = [point for point in again if point.step >= run.start[0]]  # a fork's log tells the rest alone
     return _differences(log, seed, again)

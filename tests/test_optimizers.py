@@ -9,6 +9,7 @@ from torch import nn
 
 from optimizers import (RECIPES, Aurora, Decay, MatrixOptimizer, Muon, Nesterov, NorMuon, Polar, Soap,
                         build_optimizers, polar, resolve)
+from optimizers.balance import balances_rows
 from train_gpt import GPT, PRESETS, TRACKS
 
 from .golden.inputs import SHAPES, weight_and_gradients
@@ -147,6 +148,23 @@ def test_groups_that_are_changed_by_hand():
     kept = new.detach().clone()
     optimizer.step()
     assert torch.equal(new, kept)
+
+
+@pytest.mark.parametrize("now", ["long", "columns", None])
+def test_a_balance_that_is_changed_by_hand(now):
+    """Momentum stays; what was kept for the rows that are balanced no more does not."""
+    model, optimizer = three(schedule="warm")
+    give(model, 0)
+    optimizer.step()
+    momentum = {p: s["momentum"].clone() for p, s in optimizer.state.items()}
+    optimizer.param_groups[0]["balance"] = now
+    for p in model.values():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    for p, before in momentum.items():
+        state = optimizer.state[p]
+        assert torch.allclose(state["momentum"], 0.95 * before)
+        assert ("row_scale" in state) == (balances_rows(p.shape, now) is not None)
 
 
 def test_the_state_of_another_optimizer_is_refused():

@@ -362,6 +362,20 @@ def test_a_sweep_does_not_repeat_what_its_table_holds(capsys, tmp_path):
     assert sweep.main(words) == 1
 
 
+def test_a_run_that_diverges_loses_and_its_row_names_no_folder(capsys, tmp_path, monkeypatch):
+    (tmp_path / "train_gpt.py").write_text(
+        "import os, sys\n"
+        "sys.exit(f'train_gpt.py: it diverged (WORLD_SIZE {os.environ.get(\"WORLD_SIZE\")}); go on with '\n"
+        "         '--resume /home/me/logs/one')\n")
+    monkeypatch.setattr(sweep, "ROOT", tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")  # of another launcher: a single process would wait for its peer
+    table = tmp_path / "t.json"
+    assert sweep.main(["--recipe", "muon", "--lr", "9", "--weight-decay", "0", "--out", str(table)]) == 0
+    row, = json.loads(table.read_text())["rows"]
+    assert row["val_loss"] is None and "(WORLD_SIZE None)" in row["error"] and "/home" not in row["error"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.json", "train_gpt.py"]
+
+
 def test_a_sweep_stops_where_a_run_cannot_start(capsys, tmp_path):
     words = ["--recipe", "nope", "--lr", "0.1", "--weight-decay", "0", "--out", str(tmp_path / "t.json")]
     assert sweep.main(words) == 2

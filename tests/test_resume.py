@@ -125,6 +125,21 @@ def test_a_killed_rank_is_restarted_by_torchrun_and_completes(laptop, tmp_path, 
     assert "@ resume" in text(folder)
 
 
+def test_a_restart_finds_its_own_folder_by_the_run_id(tmp_path, monkeypatch):
+    """Not that of a former run, complete, whose torchrun was given the same id."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    for name, status in (("20270115-a", "failed"), ("20270116-b", "complete")):
+        folder = tmp_path / "logs" / name
+        folder.mkdir(parents=True)
+        checkpoint.mark(folder)
+        make_log(folder / "log.txt", status=status)
+    assert checkpoint.folder_of_restart(tmp_path, None) is None  # a first start, not a restart
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert checkpoint.folder_of_restart(tmp_path, None) == tmp_path / "logs" / "20270115-a"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "2")
+    assert checkpoint.folder_of_restart(tmp_path, None) is None
+
+
 def test_no_worker_outlives_its_launcher(laptop, tmp_path, undisturbed):
     folder = tmp_path / "log"
     process = start(laptop, folder, ranks=2)

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.shards import (HEADER_BYTES, MAGIC, TokenStream, batches_in, find_shards, inspect, open_shard,
-                         out_of_order, token_count, write_shard)
+from data.shards import (HEADER_BYTES, MAGIC, TokenStream, batches_in, fetch_words, find_shards, inspect,
+                         open_shard, out_of_order, token_count, write_shard)
 from records.cli import Refusal
+from train_gpt import TRACKS
 
 
 def shard(path, num_tokens, seed=0, vocab_size=50257):
@@ -125,6 +126,11 @@ def reference_batches(shards, batch_tokens):
         while not pos + batch_tokens + 1 >= len(tokens):
             yield tokens[pos:pos + batch_tokens], tokens[pos + 1:pos + batch_tokens + 1]
             pos += batch_tokens
+
+
+@pytest.mark.parametrize("steps, shards", [(1, 1), (190, 1), (191, 2), (3250, 18), (30_000, 103)])
+def test_the_command_that_fetches_names_shards_that_there_are(steps, shards):
+    assert fetch_words(TRACKS["fineweb-124m"], steps) == f"data/cached_fineweb10B.py {shards}"
 
 
 def test_a_full_shard_holds_190_batches():

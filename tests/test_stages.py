@@ -1,12 +1,14 @@
 """Every stage against its formula, written out for one matrix, and what all chains must do."""
 import copy
+import re
 
 import pytest
 import torch
 from torch import nn
 
-from optimizers import (RECIPES, Aurora, BalancedPolar, CautiousDecay, Contra, Decay, Equilibrate, Hyperball,
-                        MatrixOptimizer, Muon, Nesterov, NorMuon, Polar, RiemannianAurora, Soap, UNorMuon,
+from optimizers import (RECIPES, Aurora, BalancedPolar, CautiousDecay, Contra, Decay, EmaNesterov,
+                        Equilibrate, Hyperball, MatrixOptimizer, Muon, Nesterov, NorMuon, Polar,
+                        RiemannianAurora, RootMeanSquare, RowNorm, RowVariance, Soap, TailAverage, UNorMuon,
                         UpdateFloor, balanced_polar, polar)
 from optimizers.stage import run_chain
 
@@ -145,6 +147,24 @@ def test_hyperball():
         optimizer = MatrixOptimizer([("mlp.proj", p)], (Polar(), Hyperball()), lr=0.1)
         p.grad = torch.ones(4, 3)
         optimizer.step()
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda: BalancedPolar(beta=0), "BalancedPolar: beta must lie in (0, 1], got 0"),
+    (lambda: Contra(Polar(), float("nan")), "Contra: strength must lie in [0, inf), got nan"),
+    (lambda: Contra(Polar(), float("inf")), "Contra: strength must lie in [0, inf), got inf"),
+    (lambda: Equilibrate(other=3), "Equilibrate: other must lie in [0, 2], got 3"),
+    (lambda: RootMeanSquare(0), "RootMeanSquare: value must lie in (0, inf), got 0"),
+    (lambda: RowNorm(-1), "RowNorm: exponent must lie in [0, 2], got -1"),
+    (lambda: RowVariance(1), "RowVariance: beta2 must lie in [0, 1), got 1"),
+    (lambda: Soap(1), "Soap: beta must lie in [0, 1), got 1"),
+    (lambda: UpdateFloor(-0.1), "UpdateFloor: floor must lie in [0, inf), got -0.1"),
+    (lambda: EmaNesterov(decay=1), "EmaNesterov: decay must lie in [0, 1), got 1"),
+    (lambda: TailAverage(horizon=0), "TailAverage: horizon must lie in [1, inf), got 0"),
+])
+def test_values_out_of_range_are_refused(make, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        make()
 
 
 def test_soap():

@@ -15,8 +15,10 @@ import torch
 import train_gpt
 from data import shards
 from optimizers import build_optimizers, resolve
+from records import checkpoint
 from records.gradients import Gradients
 from records.log import lock_folder, read_log
+from records.rules import judge_log
 from records.world import StopSignal, World
 from train_gpt import GPT, TRACKS, initialise, lr_factor
 
@@ -159,6 +161,14 @@ def test_their_parser_finds_one_series_a_seed(capsys, laptop, tmp_path):
     assert [s for s, _, _ in series[0]] == [0, 2, 3] and {n for one in series for _, n, _ in one} == {3}
 
 
+def test_a_command_with_spaces_is_kept(capsys, laptop, tmp_path):
+    result, log = train(capsys, laptop, tmp_path, "--track.data", "my data", "--steps", "2")
+    assert log.header["command"].count("'my data'") == 1
+    assert judge_log(Path(result["log"])).failures == []
+    words = checkpoint.arguments(tmp_path)
+    assert words[words.index("--track.data") + 1] == "my data"
+
+
 def test_the_log_carries_what_the_run_was(capsys, laptop, tmp_path, monkeypatch):
     for name, value in dict(NVIDIA_TF32_OVERRIDE="1", TORCHINDUCTOR_CACHE_DIR=f"{tmp_path}/my cache",
                             NCCL_HOSTID="name", NCCL_COMM_ID="name:1", TORCHELASTIC_RUN_ID="name").items():
@@ -292,6 +302,8 @@ def refused(capsys, *args, code=2):
     (["--recipe.aux", "1"], ["group"]),
     (["--recipe.aux", "none"], ["group"]),
     (["--recipe.matrices.Nesterov", "1"], ["name a field"]),
+    (["--recipe", "track3-17", "--recipe.matrices.Contra.strength", "nan"], ["strength nan", "[0, inf)"]),
+    (["--allow-custom", "--track.data", "/home/me/shards"], ["--data-dir"]),
     (["--recipe.matrices.Nesterov.nesterov", "2"], ["true or false"]),
     (["--recipe.momentum", "1.5"], ["momentum", "1.5"]),
     (["--recipe.balance.up", "row"], ["balance.up", "row"]),
