@@ -119,6 +119,8 @@ def _study(name: str, table: dict, records: Path) -> Study:
     for cell in cells:
         if cell.logs is None:
             cell.plan  # so that a wrong cell is refused before any is run
+        if cell.line is not None and cell.x is None:
+            raise Refusal(f"cell {cell.label} has a `line` and no `x`, its place on it; give it one")
     return Study(name, found["question"].strip(), found["seeds"], cells, contrasts,
                  found["tuning"] and _tuning(found["tuning"], found["track"]), found["track"],
                  found["device"], found["picture"], found["axis"], found["over"], found["note"].strip(),

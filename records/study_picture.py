@@ -115,7 +115,8 @@ def _growth(plt, study: Study, found: dict):
     rows = [(cell, row) for cell, row in _whole(study, found) if "difference" in row and cell.line]
     names = list(dict.fromkeys(cell.line for cell, _ in rows))
     for k, name in enumerate(names):
-        points = sorted((cell.x, row["difference"]) for cell, row in rows if cell.line == name)
+        points = sorted(((cell.x, row["difference"]) for cell, row in rows if cell.line == name),
+                        key=lambda point: point[0])
         shift = 1 + 0.02 * (k - (len(names) - 1) / 2)  # apart, so that no interval hides another
         x, gains = [x * shift for x, _ in points], [-found["mean"] for _, found in points]
         ends = [[end[0] for end in side] for side in zip(*(_ends(found)[::-1] for _, found in points))]
@@ -146,7 +147,7 @@ def _death(plt, study: Study, found: dict):
         for layer, ax in enumerate(panels):
             for k, (cell, dead) in enumerate(rows):
                 points = [(step, *(100 * of[what][layer] for what in ("mean", "low", "high")))
-                          for step, of in dead[metric].items()]
+                          for step, of in dead[metric].items() if layer < len(of["mean"])]
                 if points:
                     steps, mean, low, high = zip(*points)
                     ax.plot(steps, mean, label=cell.label, color=LIGHT[k % 6], ls=DASHES[k % 6],

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from records.log import read_log
 from records.study_figures import figures, final, rank_correlation, worst
 from records.study_file import names, read_study
 from records.study_page import page
+from records.study_picture import draw
 from scripts import study, sweep
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -263,6 +265,21 @@ def test_what_three_seeds_and_two_steps_cannot_show_is_not_printed():
     assert re.search(r"\n\d\.\d\d % at the end; \d\.\d\d % at step \d+, \d\.\d\d % at the end$", said)
 
 
+def test_pictures_of_cells_that_coincide_and_of_models_of_other_depths(tmp_path):
+    study_ = read_study("expansion")
+    found, twin = figures(study_), next(cell for cell in study_.cells if cell.line)
+    found["cells"]["twin"] = found["cells"][twin.label]
+    study_ = replace(study_, cells=[*study_.cells, replace(twin, label="twin")])
+    draw(study_, found, tmp_path / "growth.png")
+    study_ = read_study("death")
+    found = figures(study_)
+    for of in found["cells"]["muon"]["diagnostics"]["activation_dead"].values():
+        for name, layers in of.items():
+            of[name] = layers[:1]
+    draw(study_, found, tmp_path / "death.png")
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("growth.png", "death.png"))
+
+
 ########################################
 #         Files that are wrong         #
 ########################################
@@ -283,6 +300,7 @@ def test_what_three_seeds_and_two_steps_cannot_show_is_not_printed():
     (("weight_decay = [0] }", "weight_decay = [0] }\naurora = { lr = [1], weight_decay = [0] }"),
      "unequal budgets"),
     (("[[cells]]", "[cells"), "is no TOML"),
+    (('label = "wide"', 'label = "wide"\nline = "swiglu"'), "cell wide has a `line` and no `x`"),
 ])
 def test_a_wrong_file_is_answered_with_one_line(capsys, tmp_path, change, message):
     assert TINY.count(change[0])
