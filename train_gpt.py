@@ -38,7 +38,7 @@ from records.cli import Parser, Refusal, command, near
 from records.environment import attention_backend, without_folders
 from records.gradients import Gradients, bytes_per_step
 from records.guard import Diverged, Guard, Interrupted
-from records.memory import forget, in_flight, memory_full
+from records.memory import first_micro_batch, forget, in_flight, memory_full
 from records.opening import open_log
 from records.overrides import apply_overrides, read_overrides
 from records.preflight import quick
@@ -401,7 +401,7 @@ def warm_up(run: Run) -> dict:
     and is halved while any rank runs out of memory in the first two."""
     started, world, context = time.perf_counter(), run.world, run.plan.track.context
     share = run.train.local // context
-    run.micro = divisor(share, 64 if world.device.type == "cuda" else max(1, 1024 // context))
+    run.micro = first_micro_batch(share, world.device.type, context)
     initialise(run.model, 0, run.plan.recipe.init)
     optimizers, guard, done = run.optimizers(), run.guard(seed=0), 0
     while done < 2:  # the second step runs beside the optimizers' state

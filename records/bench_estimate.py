@@ -5,10 +5,8 @@ import train_gpt
 from optimizers import build_optimizers
 
 from .gradients import bytes_per_step
-from .memory import estimate
+from .memory import estimate, first_micro_batch
 from .preflight import PROCESS_BYTES
-
-MOST_SEQUENCES = 64  # a micro-batch that train_gpt.warm_up tries first on a GPU
 
 
 def needs(plan: train_gpt.Plan, ranks: int, card: int) -> dict:
@@ -20,7 +18,7 @@ def needs(plan: train_gpt.Plan, ranks: int, card: int) -> dict:
         model = train_gpt.GPT(plan.track.model)
     track, memory = plan.track, estimate(model, plan.recipe, plan.track.context, ranks)
     share = max(1, track.tokens_per_step // track.context // ranks)
-    sizes, size = [], min(MOST_SEQUENCES, share)
+    sizes, size = [], first_micro_batch(share, "cuda", track.context)
     while size:
         sizes.append(size)
         size //= 2

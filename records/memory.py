@@ -30,9 +30,17 @@ from optimizers import MatrixOptimizer, Recipe, build_optimizers
 from optimizers.matrix import Stack
 from optimizers.stage import Context
 
+from .world import divisor
+
 FULL = re.compile(r"(?i)out ?of ?memory|alloc_failed")  # as torch, Triton and cuBLAS say it
 LOG_BYTES, VALIDATION_BYTES = 64 * 2**20, 8192  # what records.log asks for; of a validation's events
 CHECKPOINTS = 3  # two kept, one being written
+
+
+def first_micro_batch(share: int, device: str, context: int) -> int:
+    """Sequences of the micro-batch that is tried first, of a rank's `share` a step: at most 64 on a GPU, of
+    1,024 tokens on a CPU."""
+    return divisor(share, 64 if device == "cuda" else max(1, 1024 // context))
 
 
 def in_flight(run) -> torch.Tensor:

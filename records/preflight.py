@@ -17,7 +17,7 @@ from torch import nn
 
 from .cli import Refusal
 from .environment import versions
-from .memory import disk_bytes, estimate, main_memory
+from .memory import disk_bytes, estimate, first_micro_batch, main_memory
 from .world import World
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -187,14 +187,15 @@ def memory(plan, world: World, model: nn.Module) -> list[Finding]:
     """The estimate of records/memory.py against the GPU, or against the machine's memory. What is exact
     (weights, gradients, state) stops a run that cannot hold it; the estimated rest warns."""
     context = plan.track.context
-    need, share = estimate(model, plan.recipe, context, world.size), _share(plan, world)
+    need = estimate(model, plan.recipe, context, world.size)
+    sequences = first_micro_batch(_share(plan, world), world.device.type, context)
     if world.device.type == "cuda":
-        (free, total), ranks, sequences = torch.cuda.mem_get_info(world.device), 1, min(64, share)
+        (free, total), ranks = torch.cuda.mem_get_info(world.device), 1
         where, fix = torch.cuda.get_device_name(world.device), "run it on more GPUs, or on larger ones"
         busy = f"see what else holds it: `nvidia-smi -i {world.device.index or 0}`; or {fix}"
     else:
         (total, free), ranks = main_memory(), int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
-        where, sequences = "main memory", min(max(1, 1024 // context), share)
+        where = "main memory"
         fix = "run fewer processes, a smaller track, or a larger machine"
         busy = f"end what else holds it (`ps aux --sort=-rss | head`), or {fix}"
     one, most = (ranks * (PROCESS_BYTES + need.needed(n)) for n in (1, sequences))
