@@ -9,7 +9,6 @@ and renamed into it when it is known to be right: nothing good is ever overwritt
 import argparse
 import contextlib
 import fcntl
-import hashlib
 import importlib
 import json
 import os
@@ -22,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from data.shards import NUM_SHARDS, token_count  # noqa: E402
+from data.shards import NUM_SHARDS, sha256_of, token_count  # noqa: E402
 from records.cli import Parser, Refusal, command, print_json  # noqa: E402
 
 REPO, SHARD_BYTES = "kjj0/fineweb10B-gpt2", 200_001_024
@@ -89,11 +88,6 @@ def retried(what: str, call):
                 raise Refusal(f"{what}: {reason}") from None
         print(f"{what}: {reason.split(';')[0]}; trying again in {wait} s", file=sys.stderr, flush=True)
         time.sleep(wait)
-
-
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_manifest(folder: Path) -> dict:

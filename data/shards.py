@@ -78,6 +78,12 @@ def open_shard(path: Path) -> np.ndarray:
     return np.memmap(path, dtype="<u2", mode="r", offset=HEADER_BYTES, shape=(count,))
 
 
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def find_shards(folder: Path, split: str) -> list[Path]:
     """The shards of a split ("train" or "val") in `folder`: NAME_SPLIT_NUMBER.bin, in name order."""
     # NAME may itself contain "_val_", so a pattern without the number would mix the splits.
@@ -115,8 +121,7 @@ def inspect(paths: list[Path], vocab_size: int, pinned: dict | None = None, fix:
             where = int(np.argmax(tokens >= vocab_size))
             raise Refusal(f"{path}: token {int(tokens[where])} at position {where} is outside the "
                           f"vocabulary of {vocab_size}: another tokenizer made these shards; mend --data-dir")
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(path)
         if pinned and pinned.get(Path(path).name) != digest:
             raise Refusal(f"{path} is not the shard that the track pins by this name; delete it and {fix}")
         return dict(name=Path(path).name, tokens=int(tokens.size), sha256=digest)

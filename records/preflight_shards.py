@@ -1,6 +1,5 @@
 """Preflight of the shards: present, enough, whole, in order, and the ones they claim to be."""
 import contextlib
-import hashlib
 import io
 import os
 import re
@@ -13,7 +12,7 @@ import numpy as np
 
 import train_gpt
 from data.cached_fineweb10B import load_manifest
-from data.shards import HEADER_BYTES, TOKEN_BYTES, fetch_words, find_shards, token_count
+from data.shards import HEADER_BYTES, TOKEN_BYTES, fetch_words, find_shards, sha256_of, token_count
 
 from .cli import Refusal
 from .preflight import Finding
@@ -118,8 +117,7 @@ class Content:
                     self.hole = start
 
     def hash(self) -> None:
-        with open(self.path, "rb") as file:
-            self.digest = hashlib.file_digest(file, "sha256").hexdigest()
+        self.digest = sha256_of(self.path)
 
 
 def _manifest(folder: Path) -> tuple[dict, bool]:

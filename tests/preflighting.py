@@ -10,7 +10,7 @@ import torch
 
 import train_gpt
 from data import cached_fineweb10B as fineweb
-from data.shards import write_shard
+from data.shards import sha256_of, write_shard
 from records.world import World
 from scripts.preflight import main
 
@@ -50,7 +50,7 @@ def folder(tmp_path):
 
 def note(folder, names):
     paths = [folder / name for name in names]
-    fineweb.save_manifest(folder, {p.name: fineweb.entry_of(p, fineweb.sha256_of(p), "c") for p in paths})
+    fineweb.save_manifest(folder, {p.name: fineweb.entry_of(p, sha256_of(p), "c") for p in paths})
 
 
 def found(findings, level):
