@@ -79,10 +79,10 @@ def build_optimizers(model: nn.Module, recipe: Recipe, process_group=None) -> li
                   for role in ("attn", "up", "down") if by_role[role]]
         optimizers.append(MatrixOptimizer(groups, recipe.matrices, recipe.lr, recipe.weight_decay,
                                           recipe.momentum, process_group=process_group))
-    for optimizer, cooldown_frac in zip(optimizers, (aux.cooldown_frac, None)):
+    for optimizer, cooldown_frac in zip(optimizers, (recipe.aux_cooldown_frac, recipe.cooldown_frac)):
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
-            group["cooldown_frac"] = recipe.cooldown_frac if cooldown_frac is None else cooldown_frac
+            group["cooldown_frac"] = cooldown_frac
     return optimizers
 
 

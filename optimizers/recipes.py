@@ -92,6 +92,11 @@ class Recipe:
     wrappers: tuple = ()             # around all optimizers, see wrappers.py
     on: dict = field(default_factory=dict, compare=False, repr=False)
 
+    @property
+    def aux_cooldown_frac(self) -> float:
+        """The auxiliary optimizer's own cooldown, else that of the matrices."""
+        return self.cooldown_frac if self.aux.cooldown_frac is None else self.aux.cooldown_frac
+
     def check(self) -> None:
         """Raises ValueError naming the field, its value and the remedy."""
         endless, aux = float("inf"), self.aux

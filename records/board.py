@@ -7,7 +7,7 @@ from pathlib import Path
 from train_gpt import TRACKS
 
 from . import evidence, rules
-from . import reference as track3
+from . import track3
 from .cli import Refusal
 from .text import plain_json, printable, read_text
 

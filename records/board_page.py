@@ -6,7 +6,7 @@ from urllib.parse import quote
 from train_gpt import TRACKS
 
 from .board import Entry, Standing, others, reversals
-from .reference import SOURCE
+from .track3 import SOURCE
 from .text import printable
 
 INTRODUCTION = """# Records

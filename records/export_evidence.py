@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from . import evidence, reference
+from . import evidence, track3
 from .cli import Refusal
 from .log import Log, read_log
 from .text import printable
 
-TARGET, SIGMA = reference.TARGET, evidence.SIGMA
+TARGET, SIGMA = track3.TARGET, evidence.SIGMA
 RECIPE = re.compile(r"^ *# recipe ([\w.+=-]{1,80})$", re.MULTILINE)  # in the code of an exported script
 
 
@@ -55,7 +55,7 @@ def judge(paths: list[Path], rows: list[dict]) -> Evidence:
     at = steps.index(official["step"])
     row, against = previous(rows, official["step"]), None
     if row is not None:
-        theirs = evidence.losses_at(reference.series(row), row["step"]).values()
+        theirs = evidence.losses_at(track3.series(row), row["step"]).values()
         ours = evidence.losses_at(series, official["step"]).values()
         against = evidence.exchange(ours, theirs, official["step"], row["step"])
     return Evidence(recipe, logs, series, figures(series, official["step"]),
@@ -76,7 +76,7 @@ def read_rows(path: Path) -> list[dict]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
         for row in rows:
-            losses = evidence.losses_at(reference.series(row), row["step"])
+            losses = evidence.losses_at(track3.series(row), row["step"])
             if row["passes"] and not (losses and row["row"] and row["name"] and row["mean"]):
                 raise ValueError("a result that passes without its losses, or without what it claims")
         return rows

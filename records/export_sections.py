@@ -186,9 +186,8 @@ def hyperparameters_section(recipe: Recipe, trial: str) -> str:
     else:
         chain = ",\n        ".join(map(repr, recipe.matrices))
         matrices = CHAIN.format(recipe=recipe, balance=recipe.balance, chain=chain)
-    own = aux.cooldown_frac
     return HYPERPARAMETERS_SECTION.format(recipe=recipe, aux=aux, trial=trial, matrices=matrices,
-                                          aux_cooldown_frac=recipe.cooldown_frac if own is None else own)
+                                          aux_cooldown_frac=recipe.aux_cooldown_frac)
 
 
 def _check_names(text: str, rest: ast.Module, gathered: Gathered, imports: set[Import],

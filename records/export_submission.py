@@ -3,7 +3,7 @@ import time
 from pathlib import Path
 from statistics import fmean
 
-from . import evidence, reference
+from . import evidence, track3
 from .cli import Refusal
 from .export_evidence import TARGET, Evidence, judge, read_rows
 from .text import printable, read_text
@@ -51,14 +51,14 @@ ZOOM = 0.02  # nats around the target that the figure shows
 BLUE, RED = "#0072B2", "#D55E00"  # Okabe and Ito, for every eye
 
 
-def draft(paths: list[Path], out: Path, track3: Path) -> dict:
+def draft(paths: list[Path], out: Path, rows: Path) -> dict:
     """Write the folder `out` from the logs at `paths`; what it claims, as plain JSON.
 
-    track3: the reference of scripts/ingest.py. Refusal where `out` holds something, and as `judge`.
+    rows: what scripts/ingest.py wrote. Refusal where `out` holds something, and as `judge`.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise Refusal(f"--out {printable(out)} is there and no empty folder; name a new one", code=2)
-    found = judge(paths, read_rows(track3))
+    found = judge(paths, read_rows(rows))
     out.mkdir(parents=True, exist_ok=True)
     for name, log in found.logs.items():
         (out / name).write_bytes(read_text(log.path).encode())
@@ -108,7 +108,7 @@ def against_words(found: Evidence) -> str:
     row, test = found.row, found.against
     if row is None:
         return "No result here takes as many steps or more."
-    n = len(evidence.losses_at(reference.series(row), row["step"]))
+    n = len(evidence.losses_at(track3.series(row), row["step"]))
     verdict = "better" if test["pass"] else "not shown to be better"
     return (f"The nearest that takes as many steps or more is row {row['row']} ({row['name']}): "
             f"{row['step']} steps, mean loss {row['mean']:.5f} in its logs (n = {n}).\n"
@@ -136,7 +136,7 @@ def picture(found: Evidence, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     shown = [(found.series, f"{found.recipe} (n = {len(found.series)})", BLUE, "-")]
     if found.row is not None:
-        theirs = reference.series(found.row)
+        theirs = track3.series(found.row)
         shown.append((theirs, f"row {found.row['row']} (n = {len(theirs)})", RED, "--"))
     first = found.official["step"]
     for series, label, colour, dash in shown:

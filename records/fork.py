@@ -69,9 +69,8 @@ def differs(there: Recipe, here: Recipe, at: int) -> str | None:
     """
     if found := checkpoint.difference(_early(there, at), _early(here, at)):
         return found[0]
-    for which in ("hidden matrices", "auxiliary AdamW"):
-        shares = [r.cooldown_frac if which[0] == "h" or r.aux.cooldown_frac is None else r.aux.cooldown_frac
-                  for r in (there, here)]
+    for which, name in (("hidden matrices", "cooldown_frac"), ("auxiliary AdamW", "aux_cooldown_frac")):
+        shares = [getattr(recipe, name) for recipe in (there, here)]
         for step in range(at):
             a, b = (train_gpt.lr_factor(step, r, share) for r, share in zip((there, here), shares))
             if a != b:

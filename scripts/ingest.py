@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from records import reference  # noqa: E402
+from records import track3  # noqa: E402
 from records.cli import Parser, command, print_json  # noqa: E402
 
 EXAMPLE = """example:
@@ -28,9 +28,9 @@ def main(argv: list[str]) -> int:
                         help="default: records/reference/track3.json")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
-    found = reference.ingest(args.clone)
+    found = track3.ingest(args.clone)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(reference.to_text(found))
+    args.out.write_text(track3.to_text(found))
     deviating = [row for row in found["rows"] if row["deviations"]]
     runs = sum(row["n"] for row in found["rows"])
     if args.json:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from records import evidence, export_submission, reference
+from records import evidence, export_submission, track3
 from records.cli import Refusal
 from records.log import LogWriter
 from scripts import export
@@ -72,7 +72,7 @@ def test_draft_by_command(logs, tmp_path, capsys):
     rows = json.loads((ROOT / "records/reference/track3.json").read_text())["rows"]
     row = next(row for row in rows if row["row"] == found["against"]["row"])
     assert found["against"]["step"] == row["step"] >= found["step"] == 3200
-    assert len(reference.series(row)) == row["n"]
+    assert len(track3.series(row)) == row["n"]
     out.joinpath("README.md").unlink()
     assert export.main(["--evidence", *logs(), "--out", out]) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -11,7 +11,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import ingest  # noqa: E402
 
-from records import evidence, reference  # noqa: E402
+from records import evidence, track3  # noqa: E402
 
 FOLDER = Path("records/track_3_optimization")
 RULE = "=" * 100
@@ -79,7 +79,7 @@ def test_figures_of_a_row(clone, capsys, tmp_path):
     # compiling, 60 s in the first interval, does not weigh
     assert one["hardware"] == [dict(gpu="NVIDIA H100", world_size=8, n=4, step_ms=150.0)]
     assert one["near"][0]["steps"] == [1000, 2000, 2100, 2200, 2300]
-    crossing = evidence.mean_crossing(reference.series(one), 3.28)
+    crossing = evidence.mean_crossing(track3.series(one), 3.28)
     assert crossing["n"] == 4 and crossing["mean"] == pytest.approx(2200 - 100 * 0.00275 / 0.005)
     assert "code" not in json.dumps(found["rows"])  # figures only
     capsys.readouterr()
@@ -128,7 +128,7 @@ def test_each_deviation_is_named(clone, capsys, tmp_path):
     ("u/w-floor that clamps ‖u‖\\_F \x1b[2J", "u/w-floor that clamps ‖u‖_F \\x1b[2J"), ("the", ""),
     ("x" * 99, "")])
 def test_names_are_short_and_plain(description, name):
-    assert reference.name_of(description) == name
+    assert track3.name_of(description) == name
 
 
 def test_what_is_no_clone(clone, capsys, tmp_path):
@@ -152,10 +152,10 @@ def test_what_is_no_clone(clone, capsys, tmp_path):
 def test_the_committed_figures_agree_with_themselves():
     path = ROOT / "records/reference/track3.json"
     found = json.loads(path.read_text())
-    assert path.stat().st_size < 200_000 and reference.to_text(found) == path.read_text()
+    assert path.stat().st_size < 200_000 and track3.to_text(found) == path.read_text()
     assert [row["row"] for row in found["rows"]] == list(range(1, 47))
     for row in found["rows"]:
-        series = reference.series(row)
+        series = track3.series(row)
         losses = list(evidence.losses_at(series, row["step"]).values())
         assert len(losses) == row["n"] and sum(losses) / row["n"] == pytest.approx(row["mean"], abs=1e-6)
         assert row["passes"] == evidence.one_sample(losses, found["target"], evidence.SIGMA)["pass"]
