@@ -7,6 +7,8 @@ or, for a whole model whose parameters are named as train_gpt.py's are:
 
     for optimizer in build_optimizers(model, RECIPES["aurora"]): ...
 """
+import re
+
 import torch
 from torch import nn
 
@@ -36,10 +38,15 @@ __all__ = ["Aurora", "RiemannianAurora", "Muon", "NorMuon", "UNorMuon", "MatrixO
            "build_optimizers", "build_wrappers", "roles"]
 
 
+def named(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """(name, parameter) of `model`, without the prefixes of torch.compile and DistributedDataParallel."""
+    return [(re.sub(r"^((_orig_mod|module)\.)+", "", name), p) for name, p in model.named_parameters()]
+
+
 def roles(model: nn.Module) -> dict[str, list]:
     """(name, parameter) of `model` by role: embed, head, vector, and the matrices attn, up and down."""
     by_role: dict[str, list] = {role: [] for role in ("embed", "head", "vector", "attn", "up", "down")}
-    for name, p in model.named_parameters():
+    for name, p in named(model):
         if p.ndim < 2:
             role = "vector"
         elif name.startswith("embed."):
@@ -88,4 +95,4 @@ def build_optimizers(model: nn.Module, recipe: Recipe, process_group=None) -> li
 
 def build_wrappers(model: nn.Module, recipe: Recipe, optimizers: list) -> list[Wrapper]:
     """The recipe's wrappers at work on the model's parameters and the optimizers built for it."""
-    return [wrapper.attach(model.named_parameters(), optimizers) for wrapper in recipe.wrappers]
+    return [wrapper.attach(named(model), optimizers) for wrapper in recipe.wrappers]

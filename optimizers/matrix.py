@@ -11,6 +11,8 @@ One step, with a process group of W ranks (W = 1 without one), for every stack o
 All of 1 is started before the first 2, and every 3 before the first is waited for, largest stack first; a
 single rank goes stack by stack.
 """
+import inspect
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -36,6 +38,7 @@ class Stack:
         self.first = min(rank * self.per_rank, len(params))
         self.owned = params[self.first:(rank + 1) * self.per_rank]
         self.state: dict[str, Tensor] = {}
+        self.views: list[dict] = []      # of the owned matrices: the state's entries, by name
         self.sums: Tensor | None = None  # of the gradients that `send` got before this step
         self.works: dict = {}            # index of a parameter -> its way to the owner, to be waited for
 
@@ -68,9 +71,19 @@ class Stack:
                 # A row's or column's own state is of no use where the balance has changed sides since.
                 if name in old.get(p, {}) and value[i].shape in (p.shape, old[p][name].shape):
                     value[i].copy_(old[p][name])
-            old[p] = {name: value[i] for name, value in self.state.items()}
+            self.views.append({name: value[i] for name, value in self.state.items()})
+            old[p] = dict(self.views[i])
         for p in self.params[:self.first] + self.params[self.first + len(self.owned):]:
             old[p] = {}  # with no entry, torch's checkpoints would call step() for one, on this rank alone
+
+    def adopt(self, state: dict) -> None:
+        """Take into the stack what a caller has put in a view's place in `state`; a cleared one is zero."""
+        for p, views in zip(self.owned, self.views):
+            for name, view in views.items():
+                new = state[p].get(name)
+                if new is not view:
+                    view.zero_() if new is None else view.copy_(new)
+                    state[p][name] = view
 
 
 class HostCopy:
@@ -114,6 +127,9 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self.process_group = process_group
         self.rank = dist.get_rank(process_group) if process_group is not None else 0
         self.world_size = dist.get_world_size(process_group) if process_group is not None else 1
+        if self.rank < 0:
+            raise ValueError(f"{type(self).__name__}: this rank is not in process_group; give each rank a "
+                             "group that it belongs to")
         self._stacks: list[Stack] | None = None
         self._built_of: list = []  # (group, parameter, balance) of what the stacks hold
         self._pending = None  # (HostCopy, names) of a step on CUDA not yet looked at
@@ -137,6 +153,10 @@ class MatrixOptimizer(torch.optim.Optimizer):
         for key, high in (("lr", float("inf")), ("weight_decay", float("inf")), ("momentum", 1)):
             if not isinstance(group[key], (int, float, Tensor)) or not 0 <= float(group[key]) < high:
                 raise ValueError(f"{kind}: {key} must lie in [0, {high}), got {group[key]}")
+        for key in {*inspect.signature(type(self)).parameters} - {*self.defaults, "params"}:
+            if key in group:
+                raise ValueError(f"{kind}: {key} is the optimizer's, not a param group's; give these "
+                                 "matrices an optimizer of their own")
         if group["balance"] not in BALANCES:
             raise ValueError(f"{kind}: balance must be one of {BALANCES}, got {group['balance']!r}")
         for p, name in zip(group["params"], _names(group)):
@@ -249,6 +269,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
             for p in set(self.state) - {p for _, p, _ in members}:
                 del self.state[p]
             self._stacks, self._built_of = self._build(), members
+        for stack in self._stacks:
+            stack.adopt(self.state)
         return self._stacks
 
     @torch.no_grad()

@@ -88,7 +88,7 @@ def unit(G: Tensor, dtype: torch.dtype) -> Tensor:
     """G / |G|_F as (batch, rows, cols) in `dtype`; the norm is taken in float32, before any cast."""
     X = by_largest(G.reshape(-1, *G.shape[-2:]))
     norm = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True)
-    return X.div_(norm.clamp(min=1)).to(dtype)  # the norm is at least 1, or that of a zero matrix
+    return (X / norm.clamp(min=1)).to(dtype)  # the norm is at least 1, or that of a zero matrix
 
 
 def by_largest(G: Tensor) -> Tensor:

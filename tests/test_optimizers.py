@@ -150,6 +150,40 @@ def test_groups_that_are_changed_by_hand():
     assert torch.equal(new, kept)
 
 
+def test_state_that_is_put_or_cleared_by_hand_is_taken():
+    model, optimizer = three(Muon)
+    give(model, 0)
+    optimizer.step()
+    tall, wide, also = model.values()
+    optimizer.state[tall].clear()
+    optimizer.state[wide] = {}
+    mine = torch.full_like(also, 2.0)
+    optimizer.state[also]["momentum"] = mine
+    for p in model.values():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    kept = [optimizer.state_dict()["state"][i]["momentum"] for i in range(3)]
+    assert not kept[0].any() and not kept[1].any() and torch.allclose(kept[2], 0.95 * mine)
+    assert torch.equal(mine, torch.full_like(also, 2.0))  # it stays the caller's
+
+
+@pytest.mark.parametrize("kind, key", [(Aurora, "beta"), (Aurora, "schedule"), (Aurora, "polar"),
+                                       (NorMuon, "beta2"), (Muon, "nesterov"), (Muon, "process_group")])
+def test_a_group_with_what_is_the_optimizers_is_refused(kind, key):
+    group = dict(params=[nn.Parameter(matrix(TALL, 1))], **{key: 0.5})
+    with pytest.raises(ValueError, match=f"{key} is the optimizer's"):
+        kind([group], lr=0.1)
+    kind([dict(params=group["params"], label="mine")], lr=0.1)  # what nobody reads is the caller's
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, lambda model: nn.ModuleDict({"module": model})])
+def test_a_wrapped_model_has_the_roles_of_its_parameters(wrap):
+    model = GPT(TRACKS["laptop"].model)
+    plain, wrapped = (build_optimizers(m, RECIPES["aurora"]) for m in (model, wrap(model)))
+    for a, b in zip(plain, wrapped, strict=True):
+        assert [g["params"] for g in a.param_groups] == [g["params"] for g in b.param_groups]
+
+
 @pytest.mark.parametrize("now", ["long", "columns", None])
 def test_a_balance_that_is_changed_by_hand(now):
     """Momentum stays; what was kept for the rows that are balanced no more does not."""

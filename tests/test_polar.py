@@ -69,6 +69,16 @@ def test_large_matrices_on_a_cpu_which_go_one_by_one_and_in_strips(shape):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", [(12, 5), (5, 12), (1024, 640)])
+def test_it_can_be_differentiated(method, shape):
+    G = matrix(shape).double().requires_grad_()
+    weights = matrix(shape, 9).double()
+    grad, = torch.autograd.grad((polar(G, method) * weights).sum(), G)
+    assert grad.isfinite().all() and grad.abs().max() > 0
+    assert abs((grad * G).sum()) < 1e-6 * grad.norm() * G.norm()  # the result does not depend on G's scale
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_zero_and_low_rank(method):
     assert not polar(torch.zeros(3, 8, 5), method).any()
     s = torch.linalg.svdvals(polar(torch.outer(torch.arange(1.0, 9), torch.arange(1.0, 6)), method))
