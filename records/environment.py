@@ -27,6 +27,8 @@ PEAK_FLOPS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 9
 # How the names of environment variables begin that torch and what it is built on read.
 SETTINGS = ("ATEN_", "CUBLAS", "CUDA_", "CUDNN_", "MKL_", "NCCL_", "NVIDIA_TF32_", "OMP_", "PYTORCH_",
             "TORCH_", "TORCHDYNAMO_", "TORCHINDUCTOR_", "TRITON_")
+PRIVATE = re.compile("ADDR|AUTH|COMM_ID|CRED|HOST|IFNAME|KEY|PASS|SECRET|TOKEN|USER")  # in a name: not logged
+PLAIN = re.compile(r"[\w.,:;=+-]{0,100}", re.ASCII)  # numbers, words, and lists of them
 
 
 def peak_flops(device_name: str) -> float | None:
@@ -54,9 +56,10 @@ def versions() -> dict:
 
 def settings() -> dict[str, str]:
     """The environment variables that torch, CUDA and NCCL read, some of which change digits or speed; DIR for
-    one that names a folder."""
-    return {name: "DIR" if "/" in value else value[:100] for name, value in sorted(os.environ.items())
-            if name.startswith(SETTINGS) and "HOST" not in name and name != "NCCL_COMM_ID"}
+    one that names a folder, "..." for any other text. None whose name speaks of a secret, host or user."""
+    return {name: "DIR" if "/" in value else value if PLAIN.fullmatch(value) else "..."
+            for name, value in sorted(os.environ.items())
+            if name.startswith(SETTINGS) and not PRIVATE.search(name)}
 
 
 def software() -> dict:

@@ -82,13 +82,15 @@ def test_no_log_tells_who_ran_it_and_where(laptop, tmp_path):
     """Secrets in the environment, the host's name, and a user's paths: in the log of a run that ends for want
     of a shard, and goes on, none is found."""
     secrets = dict(WANDB_API_KEY="f00d" * 10, HF_TOKEN="hf_" + "s3cr3t" * 5, HOSTNAME="a-host-of-mine",
-                   AWS_SECRET_ACCESS_KEY="sesame" * 6, USER="somebody-known", LOGNAME="somebody-known")
+                   AWS_SECRET_ACCESS_KEY="sesame" * 6, USER="somebody-known", LOGNAME="somebody-known",
+                   TORCH_HUB_TOKEN="t0rch" * 5, NCCL_SOCKET_IFNAME="=eth7:10.1.2.3")
+    texts = dict(TORCH_TRACE="~alice-of-mine", TRITON_NOTE="a note of mine")  # named in the log, not told
     home = tmp_path / "home-of-somebody" / "data"
     home.mkdir(parents=True)
     for path in laptop.glob("*.bin"):
         (home / path.name).write_bytes(path.read_bytes())
     folder = tmp_path / "home-of-somebody" / "log"
-    with Ranks(home, folder, environment=secrets) as run:
+    with Ranks(home, folder, environment=secrets | texts) as run:
         while "\nstep:6/" not in text(folder):
             assert run.alive(), run.said()
         shard = next(home.glob("*_train_*.bin"))
@@ -96,12 +98,13 @@ def test_no_log_tells_who_ran_it_and_where(laptop, tmp_path):
         run.wait()
     shard.write_bytes((laptop / shard.name).read_bytes())
     assert "\n@ end " in text(folder)
-    with Ranks(home, folder, "--resume", folder, environment=secrets) as run:
+    with Ranks(home, folder, "--resume", folder, environment=secrets | texts) as run:
         assert run.wait() == [0, 0], run.said()
     log = text(folder)
     assert "\n@ resume " in log and '"status": "complete"' in log
     events = "".join(line for line in log.splitlines(keepends=True) if line.startswith(("@ ", "step:")))
-    for word in (*secrets.values(), str(tmp_path), "home-of-somebody", str(laptop), str(ROOT) + "/"):
+    paths = str(tmp_path), "home-of-somebody", str(laptop), str(ROOT) + "/"
+    for word in (*secrets.values(), *texts.values(), *paths):
         assert word not in log, word
     for word in (os.uname().nodename, str(Path.home()) + "/", *secrets):  # words that a source may hold
         assert word not in events, word
