@@ -339,7 +339,7 @@ def parse(argv: list[str]) -> Plan:
     for flag, every in (("--val-every", args.val_every), ("--checkpoint-every", args.checkpoint_every)):
         if every is not None and every < 1:
             raise Refusal(f"{flag} {every}: give a number of steps of at least 1", code=2)
-    flags = [*parser._option_string_actions, *(f"--recipe.{f.name}" for f in fields(Recipe))]
+    flags = [*parser._option_string_actions, *(f"--recipe.{f.name}" for f in fields(Recipe)[2:-2])]
     overrides = read_overrides(rest, flags)
     overrides += [] if args.steps is None else [("recipe", "steps", str(args.steps))]
     track, recipe = apply_overrides(tracks[name], resolve(args.recipe, name), overrides, args.allow_custom)
@@ -565,7 +565,7 @@ def train_seed(run: Run, seed: int, tracker=None) -> dict:
                 wrapper.rewind()
             now.keep(step)
             raise
-        if time.perf_counter() - shown > 10:
+        if step > now.first and time.perf_counter() - shown > 10:
             shown = time.perf_counter()
             show.report(run, seed, step, now.clock.read(), train_loss)
     seconds = now.clock.stop() if recipe.steps > now.logged[0] else now.logged[1]

@@ -14,12 +14,14 @@ import sys
 import time
 from argparse import Namespace
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import torch
 
 import train_gpt
 
+from . import chunked
 from .bench_parts import part_times, speed_up
 from .environment import hardware, peak_flops, software
 from .gradients import bytes_per_step
@@ -140,10 +142,12 @@ def losses(plan: train_gpt.Plan, world: World, synthetic: bool, steps: int) -> l
 def parity(plan: train_gpt.Plan, world: World, synthetic: bool, steps: int) -> dict:
     """The fast path against the plain one, from equal weights and tokens: `largest`, the largest difference
     of their training losses, and the step it is at; on a GPU, where sums by atomics differ from run to run,
-    also `plain_again`, the largest difference of two plain runs."""
+    also `plain_again`, the largest difference of two plain runs. On a CPU, whose micro-batches are shorter
+    than a chunk of the loss, a chunk is one sequence."""
     gpu = world.device.type == "cuda"
-    plain, fast, *again = (losses(on_path(plan, path), world, synthetic, steps)
-                           for path in (False, True, *[False] * gpu))
+    with mock.patch.object(chunked, "CHUNK", chunked.CHUNK if gpu else plan.track.context):
+        plain, fast, *again = (losses(on_path(plan, path), world, synthetic, steps)
+                               for path in (False, True, *[False] * gpu))
     differences = [abs(a - b) for a, b in zip(plain, fast)]
     largest = max(differences)
     return dict(track=plan.track.label, recipe=plan.recipe.name, steps=steps, world_size=world.size,

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 
 
 class Refusal(Exception):
@@ -66,6 +67,8 @@ def command(main):
         except Refusal as refusal:
             if not refusal.everywhere or os.environ.get("LOCAL_RANK", "0") == "0":
                 print(f"{name}: {refusal}", file=sys.stderr, flush=True)
+            elif "TORCHELASTIC_RUN_ID" in os.environ:
+                time.sleep(60)  # torchrun ends all ranks with the first one: let that be rank 0, which speaks
             return refusal.code
         except BrokenPipeError:  # the reader of a pipe has seen enough: `... --list | head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,5 +1,5 @@
 """Overrides by dotted name: `--recipe.lr 0.02`, `--track.model.mlp_ratio=8`."""
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 from optimizers.recipes import with_field
@@ -27,7 +27,7 @@ def read_overrides(rest: list[str], flags: list[str]) -> list[tuple[str, str, st
 def override(target, kind: str, dotted: str, text: str):
     """A copy of the (nested) dataclass `target`, one field read from `text` by the field's declared type."""
 
-    def change(declared, _old):
+    def change(declared, old):
         options = getattr(declared, "__args__", (declared,))  # of `float | None`; else the type itself
         if type(None) in options and text == "none":
             return None
@@ -38,7 +38,8 @@ def override(target, kind: str, dotted: str, text: str):
         for wanted in (int, float, str):
             if wanted in options:
                 return wanted(text)
-        raise ValueError("it is a group: name a field of it")
+        inner = [f.name for f in fields(old)] if is_dataclass(old) else [type(part).__name__ for part in old]
+        raise ValueError(f"it is a group: name a field of it, of {', '.join(inner)}")
 
     try:
         return with_field(target, dotted, change)

@@ -106,6 +106,12 @@ def test_wrong_arguments_end_before_any_launcher(clone):
     assert result.stderr == "train_gpt: unknown argument --bad\n"
 
 
+def test_what_names_its_interpreter_can_be_executed():
+    paths = [path for folder in ("scripts", ".ci") for path in (ROOT / folder).iterdir() if path.is_file()]
+    named = [path for path in paths if path.read_bytes().startswith(b"#!")]
+    assert len(named) > 20 and [path.name for path in named if not os.access(path, os.X_OK)] == []
+
+
 def test_fetches_then_trains_in_one_process_and_passes_the_exit_code_on(clone):
     result = run(clone, "run.sh", "--fetch", "x y", EXIT="130", RANK="3", WORLD_SIZE="8")
     assert result.returncode == 130

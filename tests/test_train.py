@@ -299,7 +299,9 @@ def refused(capsys, *args, code=2):
     (["--recipe.lr", "fast"], ["--recipe.lr fast"]),
     (["--recipe.lr", "-1"], ["recipe.lr", "-1"]),
     (["--recipe.lr"], ["needs a value"]),
-    (["--recipe.aux", "1"], ["group"]),
+    (["--recipe.aux", "1"], ["group", "embed_lr"]),
+    (["--name", "1"], ["unknown argument '--name'", "--save"]),
+    (["--recipe.balance", "rows"], ["attn, up, down"]),
     (["--recipe.aux", "none"], ["group"]),
     (["--recipe.matrices.Nesterov", "1"], ["name a field"]),
     (["--recipe", "track3-17", "--recipe.matrices.Contra.strength", "nan"], ["strength nan", "[0, inf)"]),
@@ -333,7 +335,10 @@ def test_bad_usage(capsys, args, words):
 
 
 def test_a_world_size_that_does_not_divide(laptop, tmp_path):
-    process = start(laptop, tmp_path, ranks=3)
+    """Rank 0, which speaks, may be the last to know; torchrun ends all with the first that ends."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, time\ntime.sleep(5 * (os.environ.get('LOCAL_RANK') == '0'))\n")
+    process = start(laptop, tmp_path, ranks=3, env={**os.environ, "PYTHONPATH": str(tmp_path)})
     _, err = process.communicate(timeout=60)
     lines = [line for line in err.splitlines() if line.startswith("train_gpt.py:")]
     assert process.returncode != 0 and len(lines) == 1
