@@ -15,7 +15,7 @@
     overrides.track.model.mlp_ratio = 8
     [[cells]]
     label = "muon"
-    logs = "records/laptop/2026-11-22_muon"      runs that another study or record has made already
+    logs = "records/laptop/2026-11-23_muon"      runs that another study or record has made already
     seeds = [0, 1, 2, 3, 4]                      optional: of this cell, where `stats.py power` asks for more
     [[contrasts]]                any difference of two cells, or of two differences: whether a gain grows
     label = "aurora-x8-minus-x4"

@@ -33,7 +33,7 @@ from records.world import divisor  # noqa: E402
 from scripts.verify import TOLERANCE  # noqa: E402
 
 EXAMPLE = """examples:
-  python scripts/replay.py records/laptop/2026-11-22_aurora/*.txt.xz --seed 0
+  python scripts/replay.py records/laptop/2026-11-23_aurora/*.txt.xz --seed 0
   python scripts/replay.py logs/20260131-120000_laptop_aurora/*.txt --yes
 """
 MAX_FILES, MAX_BYTES, MAX_LINES = 200, 4 * 2**20, 20_000  # of all sources together

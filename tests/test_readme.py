@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from records import evidence, groups
+from records.log import read_log
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
@@ -80,8 +83,29 @@ def test_the_losses_it_states_are_those_of_the_pages_made_from_logs():
     pages = [*ROOT.glob("records/studies/*/README.md"), ROOT / "docs/findings.md",
              ROOT / "docs/laptop/table.md"]
     there = {number for page in pages for number in re.findall(r"\d+\.\d{4}", page.read_text())}
+    for name in ("normuon", "unormuon"):
+        a, b = (groups.read_group([record(of)]) for of in (name, "aurora"))
+        found = evidence.compare(*({seed: of.series[seed][-1].val_loss for seed in of.series} for of in (a, b)))
+        there |= {f"{abs(found[key]):.4f}" for key in ("mean", "low", "high")}
     stated = re.findall(r"(?<![\d.])\d*\.\d{4}(?!\d)", section)
     assert len(stated) > 50 and [n for n in stated if f"{float(n):.4f}" not in there] == []
+
+
+def record(recipe):
+    folder, = (ROOT / "records" / "laptop").glob(f"*_{recipe}")
+    return folder
+
+
+def test_the_records_losses_are_those_of_earlier_code_on_another_processor():
+    differences, processors = [], set()
+    for recipe in ("muon", "aurora"):
+        old, new = (read_log(next(folder.glob("*.xz"))) for folder in
+                    (ROOT / "records" / "studies" / "ladder" / recipe, record(recipe)))
+        assert old.header["recipe"]["lr"] == new.header["recipe"]["lr"] and list(old.series) == list(new.series)
+        differences += [abs(a.val_loss - b.val_loss) for seed in old.series
+                        for a, b in zip(old.series[seed], new.series[seed], strict=True)]
+        processors |= {log.header["hardware"]["name"] for log in (old, new)}
+    assert len(differences) == 170 and max(differences) < 4.1e-5 and len(processors) == 2
 
 
 def test_the_table_of_the_optimizers_on_a_cpu_is_that_of_its_json():
