@@ -588,7 +588,7 @@ def run_seeds(run: Run) -> list[dict]:
     for seed in plan.args.seeds[len(outcomes):]:
         if rank0 and seed not in run.start.begun:
             run.log.event("seed", seed=seed)
-        show.say(run, f"{plan.recipe.name} on {plan.track.name}, seed {seed}, log in {run.folder}")
+        show.say(run, f"{plan.recipe.name} on {plan.track.label}, seed {seed}, log in {run.folder}")
         tracker = show.start_wandb(run, seed) if rank0 and plan.args.wandb else None
         outcomes.append(train_seed(run, seed, tracker))
         if tracker:

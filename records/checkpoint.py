@@ -168,6 +168,9 @@ def load(path: Path) -> tuple[dict, dict]:
 
 def the_log(folder: Path) -> Path:
     """The one log of a run's folder. Refusal where there is none, or more than one."""
+    if not folder.is_dir():
+        what = "is a file; name the folder it lies in" if folder.exists() else "there is no such folder"
+        raise Refusal(f"--resume {folder}: {what}", code=2)
     logs = sorted(folder.glob("*.txt"))
     if len(logs) != 1:
         raise Refusal(f"--resume {folder}: it holds {len(logs)} logs (*.txt), not one; name the --log-dir "

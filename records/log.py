@@ -252,7 +252,8 @@ class _Reader:
         if line is not None:
             self.problem(self.number, f"more than {MAX_PROBLEMS} problems, or {MAX_EVENTS} events; the rest "
                                       "is not read")
-        elif not self.text.endswith("\n"):
+            return log  # where what is missing may be
+        if not self.text.endswith("\n"):
             self.problem(self.number, "the last line is torn")
         if not log.header:
             self.problem(self.number, "no `run` event: the header is missing")

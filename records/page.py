@@ -73,6 +73,9 @@ def _result(comparison: Comparison) -> list[Element]:
     found = comparison.found
     notes = [verdict(name, row, found["reference"]) for name, row in found["recipes"].items()
              if "difference" in row]
+    if len(steps := {row["steps"] for row in found["recipes"].values()}) > 1:
+        notes.append(f"The runs end after different numbers of steps, {', '.join(map(str, sorted(steps)))}: "
+                     "their final losses do not compare optimizers alone.")
     if found["code_versions"] > 1:
         notes.append(f"The logs hold {found['code_versions']} versions of the code; a difference may be "
                      "theirs.")

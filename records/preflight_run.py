@@ -129,6 +129,9 @@ def folder(plan) -> list[Finding]:
     except Refusal as refusal:
         what, _, fix = str(refusal).rpartition("; ")
         return [Finding("stop", "folder", what, "the run would not start", fix)]
+    if not plan.args.resume and any(wanted.glob("*.txt")):
+        return [Finding("stop", "folder", f"the log folder {wanted} holds a run already",
+                        "the run would not start", f"go on with it by `--resume {wanted}`, or {fix}")]
     return [Finding("ok", "folder", f"{wanted} can be written, and no other run holds it")]
 
 

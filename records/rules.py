@@ -87,17 +87,18 @@ def judge_record(folder: Path) -> Verdict:
     """The verdict on the folder of a record: its logs, that they belong together, and the evidence.
 
     A record that ends above its target claims nothing, and stands: a result, if not the one hoped for. One
-    that ends below it without a step at which the track's rule holds does not stand: it lacks seeds. What
-    else a folder holds matters where it is named as the board's are, DATE_RECIPE: a run's own may hold
-    weights and outputs.
+    that ends below it without a step at which the track's rule holds does not stand: it lacks seeds. The
+    folder that a run made for itself (it holds its .lock, and is not called DATE_RECIPE) is no record yet: it
+    claims nothing, and may hold weights and outputs.
     """
     logs, failures = [], []
+    record = FOLDER_NAME.fullmatch(folder.resolve().name) or not (folder / ".lock").exists()
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.name in (".lock", ".run_id") or checkpoint.NAME.fullmatch(entry.name):  # the trainer's own
             continue
-        suffix, named = Path(entry.name).suffix, FOLDER_NAME.fullmatch(folder.resolve().name)
+        suffix = Path(entry.name).suffix
         file = entry.is_file(follow_symlinks=False)
-        if suffix in LOGS and not file or named and not (file and suffix in LOGS + BESIDE):
+        if suffix in LOGS and not file or record and not (file and suffix in LOGS + BESIDE):
             failures.append(Failure(entry.path, 0, "folder", "a record folder holds logs (.txt, .gz, .xz), "
                                     ".md, .json and .png files, and nothing else"))
         elif suffix in LOGS:
@@ -108,7 +109,7 @@ def judge_record(folder: Path) -> Verdict:
     if logs and not failures:
         failures = [Failure(str(folder), 0, rule, what) for rule, what in _together(folder, logs)]
         found = None if failures else claim(logs)
-    if found and found["board"] and found["step"] is None and found["target"] is not None \
+    if record and found and found["board"] and found["step"] is None and found["target"] is not None \
             and found["final"]["mean"] <= found["target"]:
         failures.append(Failure(str(folder), 0, "evidence", shortfall(found)))
     return Verdict(folder, "record", failures, found, logs)

@@ -49,8 +49,8 @@ def report(run, seed: int, step: int, seconds: float, train_loss, val_loss=None,
 def progress(step: int, steps: int, seconds: float, rate: float, mfu, train_loss, val_loss) -> str:
     """One line of a run's progress: losses in nats, rate in tokens/s; what is None is left out."""
     parts = [f"step {step}/{steps}"]
-    parts += [f"{name} {loss:.4f}" for name, loss in (("val_loss", val_loss), ("train_loss", train_loss))
-              if loss is not None]
+    losses = {"val_loss": val_loss and round(val_loss, 5), "train_loss": train_loss}  # as the log rounds
+    parts += [f"{name} {loss:.4f}" for name, loss in losses.items() if loss is not None]
     if rate:
         parts += [f"{rate:,.0f} tokens/s", *([f"mfu {mfu:.1%}"] if mfu else []), f"elapsed {seconds:.0f}s",
                   f"left {seconds / step * (steps - step):.0f}s"]
@@ -85,8 +85,8 @@ def summary(run, outcomes: list[dict]) -> None:
         return print_json(dict(status="complete", track=track.label, recipe=recipe.name, target=track.target,
                                log=str(run.log.path), seeds=outcomes))
     for o in outcomes:
-        target = "" if track.target is None else f"; target {track.target} not reached"
-        if o["reached"]:
+        target = "" if track.target is None or not track.official else f"; target {track.target} not reached"
+        if o["reached"] and track.official:
             target = (f"; target {track.target} reached at step {o['reached']['step']} "
                       f"after {o['reached']['seconds']:.1f} s")
         print(f"seed {o['seed']}: val_loss {o['val_loss']:.4f} at step {o['steps']}{target}; "

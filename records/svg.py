@@ -186,7 +186,7 @@ def chart(name: str, description: str, lines: list[Line], labels: tuple[str, str
           y_range: tuple, level: tuple[float, str] | None = None) -> Element:
     """An <svg> of the lines over `x_range` and `y_range`; `name` is unique on the page, `description` what
     a screen reader says. labels: of x and y. level: (value, text) of a horizontal line."""
-    right = 20 + 7 * max(len(line.label) for line in lines)
+    right = 20 + 8 * max(len(line.label) for line in lines)
     x = Scale(*x_range, LEFT, WIDTH - right)
     y = Scale(*y_range, HEIGHT - BOTTOM, TOP)
     drawn = [_line(line, x, y, labels[0], level and level[0]) for line in lines]

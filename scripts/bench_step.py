@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler announces each start otherwise
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler announces each start otherwise
 
 from records.cli import Parser, Refusal, command, print_json  # noqa: E402
 

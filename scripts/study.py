@@ -138,6 +138,8 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if args.jobs is not None and args.jobs < 1:
         raise Refusal(f"--jobs {args.jobs}: give at least 1", code=2)
+    if not args.records.is_dir():
+        raise Refusal(f"--records {args.records}: there is no such folder", code=2)
     args.records = args.records.resolve()
 
     @lru_cache

@@ -110,6 +110,9 @@ def test_log_folder(tmp_path, folder, capsys):
     assert code == 1 and "another run is writing" in str(result["findings"][0])
     lock.close()
     assert preflight_run.folder(plan_of(folder, "--log-dir", tmp_path / "held"))[0].level == "ok"
+    (tmp_path / "held" / "log.txt").touch()
+    stop = only(preflight_run.folder(plan_of(folder, "--log-dir", tmp_path / "held")), "stop")
+    assert "holds a run already" in stop.what and "--resume" in stop.fix
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")

@@ -238,6 +238,13 @@ def test_other_code_is_refused(laptop, tmp_path):
 
 
 @pytest.mark.faults
+def test_a_folder_that_is_none_is_named(tmp_path, capsys):
+    for path, words in ((make_log(tmp_path / "log.txt"), "is a file; name the folder"),
+                        (tmp_path / "none", "there is no such folder")):
+        assert train_gpt.main(["--resume", path]) == 2
+        assert words in capsys.readouterr().err
+
+
 def test_folders_that_cannot_be_resumed(laptop, tmp_path):
     for prepare, word in ((lambda: None, "holds 0 logs"),
                           (lambda: (tmp_path / "a.txt").write_text("hello\n"), "header")):

@@ -313,7 +313,8 @@ def test_a_wrong_file_is_answered_with_one_line(capsys, tmp_path, change, messag
 
 def test_usage(capsys):
     for argv, hint in (([], "name a study"), (["ladde"], "mean ladder"), (["no.toml"], "name a .toml"),
-                       (["ladder", "--jobs", "0"], "--jobs 0")):
+                       (["ladder", "--jobs", "0"], "--jobs 0"),
+                       (["--list", "--records", "no"], "no such folder")):
         assert study.main(argv) == 2
         said = capsys.readouterr().err
         assert said.count("\n") == 1 and hint in said

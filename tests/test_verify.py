@@ -92,9 +92,11 @@ def test_logs_that_are_no_record(check, tmp_path):
     assert "nothing else" in check(folder)[1][0][2]
     folder = folder.rename(tmp_path / "2027-01-15_muon")
     assert {rule for _, rule, _ in check(folder)[1]} == {"folder"}
-    folder = folder.rename(tmp_path / "run")  # a run's own may hold more, but no log that is elsewhere
+    folder = folder.rename(tmp_path / "run")
     (folder / "weights_seed0.pt").write_text("x")
     (folder / "wandb").mkdir()
+    assert "nothing else" in check(folder)[1][0][2]
+    (folder / ".lock").touch()  # a run's own may hold more, but no log that is elsewhere
     assert check(folder)[0] == 0
     (folder / "link.txt").symlink_to(tmp_path / "c.txt")
     assert "nothing else" in check(folder)[1][0][2]
@@ -154,6 +156,8 @@ def test_a_record_that_ends_below_its_target_shows_it_and_a_log_need_not(check, 
     assert check(log) == (0, [])
     code, found = check(tmp_path)
     assert code == 1 and [row[1] for row in found] == ["evidence"]
+    (tmp_path / ".lock").touch()  # the folder of a run: no record yet
+    assert check(tmp_path) == (0, [])
 
 
 def test_a_record_that_ends_above_its_target_stands_and_claims_nothing(capsys, tmp_path):
