@@ -58,9 +58,10 @@ def progress(step: int, steps: int, seconds: float, rate: float, mfu, train_loss
 
 
 def dry_run(plan, parameters: int, flops_per_token: float, held) -> None:
-    """What would run: one fact a line, then one field of the recipe a line. held: the steps that the shards
-    hold, or the Refusal they are answered with."""
+    """What would run: one fact a line, then one field of the track and of the recipe a line, by the names
+    that override them. held: the steps that the shards hold, or the Refusal they are answered with."""
     track, recipe = plan.track, plan.recipe.resolved()
+    fixed = {name: value for name, value in asdict(track).items() if name not in ("name", "official", "sha256")}
     found = dict(track=track.label, seeds=plan.args.seeds, device=plan.device, steps=plan.recipe.steps,
                  parameters=parameters,
                  training_flops=flops_per_token * track.tokens_per_step * plan.recipe.steps)
@@ -69,11 +70,12 @@ def dry_run(plan, parameters: int, flops_per_token: float, held) -> None:
     else:
         found.update(data=str(plan.data_dir), steps_that_the_shards_hold=held)
     if plan.args.json:
-        return print_json({**found, "recipe": recipe})
+        return print_json({**found, "track_fields": fixed, "recipe": recipe})
+    found.update({f"track.{name}": value for name, value in fixed.items() if name != "model"})
+    found.update({f"track.model.{name}": value for name, value in fixed["model"].items()})
+    found.update({f"recipe.{name}": value for name, value in recipe.items()})
     for name, value in found.items():
         print(f"{name:26} {value}")
-    for name, value in recipe.items():
-        print(f"recipe.{name:19} {value}")
 
 
 def summary(run, outcomes: list[dict]) -> None:

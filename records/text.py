@@ -25,12 +25,13 @@ def source_text(path: Path) -> str:
 
 
 def read_text(path: Path) -> str:
-    """The text of a .txt, .gz or .xz log. Refusal where it cannot be read or is over 64 MB unpacked."""
+    """The text of a .txt, .gz or .xz log. Refusal where it cannot be read or is over 64 MB unpacked; its
+    code is 2 where no such file is there: the command line named it."""
     path = Path(path)
     try:
         if not path.is_file():
             reason = "it is no regular file" if path.exists() else "No such file or directory"
-            raise Refusal(f"{printable(path)}: cannot read this log ({reason}); {WANTED}")
+            raise Refusal(f"{printable(path)}: cannot read this log ({reason}); {WANTED}", code=2)
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
         if path.suffix in (".gz", ".xz") and len(data) <= MAX_BYTES:

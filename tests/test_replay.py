@@ -260,7 +260,7 @@ def test_a_log_that_has_no_outcome(capsys, made, tmp_path, temporary):
     assert "no log of this project" in refused(capsys, of("step:0/10 val_loss:10.8258 train_time:0ms\n"))
     if not torch.cuda.is_available():
         assert "sees no CUDA" in refused(capsys, changed('"device": "cpu"', '"device": "cuda"'))
-    assert "No such file" in refused(capsys, tmp_path / "none.txt")
+    assert "No such file" in refused(capsys, tmp_path / "none.txt", code=2)
     assert "carries no train_gpt.py" in refused(capsys, forged(made, tmp_path, ("a.py", "pass\n")))
     assert "--seed 3: the log has 0" in refused(capsys, of(made), "--seed", "3", code=2)
     assert "holds a log already" in refused(capsys, of(made), "--log-dir", tmp_path, code=2)

@@ -129,7 +129,7 @@ def test_what_cannot_be_reported(capsys, made, tmp_path):
     cut.write_text(good.read_text().replace("val_loss:1.3", "val_loss:1.2", 1))
     for logs, words in [
             ([stopped], "interrupted"), ([good, good], "seed 0"), ([good, other], "another track"),
-            ([made / "aurora.txt", again], "other data"), ([tmp_path / "none.txt"], "none.txt"),
+            ([made / "aurora.txt", again], "other data"),
             ([ROOT / "README.md"], "not a record log"), ([cut], "cut.txt:"), ([bare], "hardware is missing"),
             ([endless], "does not say when"),
             ([foreign], "modded-nanogpt"), ([nan], "loss of seed 0 is nan")]:
@@ -138,6 +138,7 @@ def test_what_cannot_be_reported(capsys, made, tmp_path):
         assert words in err and len(err.splitlines()) == 1
     assert not out.exists()
     assert report.main([str(good), "--out", str(good)]) == 2
+    assert report.main([str(tmp_path / "none.txt"), "--out", str(out)]) == 2
 
 
 def test_recipes_are_told_apart_by_all_their_constants(made, tmp_path):

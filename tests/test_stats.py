@@ -277,7 +277,7 @@ def test_bad_input_is_answered_by_one_line(capsys, muon, tmp_path):
     cases = [
         (1, ["one", str(edited)], "edited.txt:5: the hash"),
         (1, ["one", str(ROOT / "README.md")], "not a record log"),
-        (1, ["one", str(tmp_path / "none.txt")], "none.txt"),
+        (2, ["one", str(tmp_path / "none.txt")], "none.txt"),
         (2, ["one", str(tmp_path / "empty")], "holds no log"),
         (1, ["one", str(write(tmp_path / "i.txt", one, end="interrupted"))], "the run is interrupted"),
         (1, ["one", str(write(tmp_path / "m.txt", one, seeds=[0, 1]))], "every declared seed counts"),

@@ -406,10 +406,14 @@ def test_list_and_dry_run(capsys, laptop):
     facts = json.loads(capsys.readouterr().out)
     assert facts["steps"] == 300 and facts["steps_that_the_shards_hold"] == 956
     assert facts["track"] == "custom" and facts["recipe"]["name"] == "aurora"
+    assert facts["track_fields"]["val_tokens"] == 8192 and facts["track_fields"]["model"]["mlp_ratio"] == 4
     assert train_gpt.main([*QUICK, "--dry-run", "--json", "--data-dir", "/none"]) == 0
     assert "data/sample.py" in json.loads(capsys.readouterr().out)["data"]
     assert train_gpt.main(["--list"]) == 0
     assert "aurora" in capsys.readouterr().out
+    assert train_gpt.main([*QUICK, "--dry-run", "--track.model.mlp_ratio", "8", "--data-dir", laptop]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["track.model.mlp_ratio", "8.0"] in lines and ["recipe.lr", "0.028"] in lines
 
 
 def test_what_to_fetch(tmp_path, laptop):
