@@ -77,9 +77,9 @@ def diagnose(error: Exception) -> tuple[str, bool]:
     raise error
 
 
-def retried(what: str, call):
-    """`call()`, tried again after each of WAITS where the failure may pass; else a Refusal about `what`."""
-    for wait in (*WAITS, None):
+def retried(what: str, call, waits=WAITS):
+    """`call()`, tried again after each of `waits` where the failure may pass; else a Refusal about `what`."""
+    for wait in (*waits, None):
         try:
             return call()
         except Exception as error:

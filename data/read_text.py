@@ -116,8 +116,8 @@ def hub_sources(spec: str):
     if not owner or not name:
         raise Refusal(f"{spec}: write it as {HUB_PREFIX}OWNER/NAME or {HUB_PREFIX}OWNER/NAME/PATH", code=2)
     api, repo = hub(), f"{owner}/{name}"
-    try:
-        listed = retried(spec, lambda: api.list_repo_files(repo, repo_type="dataset"))
+    try:  # the library tries a listing again by itself, for some 20 seconds: once is enough here
+        listed = retried(spec, lambda: api.list_repo_files(repo, repo_type="dataset"), waits=())
     except ValueError as error:  # a name that the hub's rules exclude
         raise Refusal(f"{spec}: {str(error).splitlines()[0]}", code=2) from None
     known = sorted(file for file in listed if reader_of(file))

@@ -303,6 +303,8 @@ class HubRequest(BaseHTTPRequestHandler):
         hub, path = self.server, unquote(self.path.split("?")[0])
         hub.log.append((self.command, path, self.headers.get("Range")))
         if path == f"/api/datasets/{hub.repo}/tree/main":
+            if hub.faults.get(path):
+                return self.answer(hub.faults[path])
             rows = [dict(type="file", path=p, size=len(b), oid="0" * 40) for p, b in hub.files.items()]
             return self.answer(200, json.dumps(rows).encode(), Content_Type="application/json")
         if path.startswith("/cdn/"):
@@ -472,5 +474,20 @@ def test_tokenise_a_hub_dataset(tmp_path):
     bad = tokenize("someone/texts/dta/a.jsonl.gz", "bad")
     assert bad.returncode == 1 and bad.stderr.count("\n") == 1
     assert "did you mean data/a.jsonl.gz" in bad.stderr
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_listing_that_fails_is_tried_again_by_the_library_alone(tmp_path):
+    """With our own attempts on top of it, no network took two minutes to be told. No wait is real here."""
+    server = Hub("someone/texts")
+    server.faults["/api/datasets/someone/texts/tree/main"] = 503
+    code = ("import sys, time; time.sleep = lambda seconds: None; from data import tokenize_text; "
+            "sys.exit(tokenize_text.main(sys.argv[1:]))")
+    done = subprocess.run([sys.executable, "-c", code, "hf://datasets/someone/texts", "--out", tmp_path / "out",
+                           "--tokenizer", "bytes"], text=True, capture_output=True, cwd=DATA.parent,
+                          env=os.environ | dict(HF_ENDPOINT=server.url, HF_HOME=str(tmp_path / "home")))
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "HTTP 503" in done.stderr
+    assert 2 <= len(server.log) <= 8
     server.shutdown()
     server.server_close()
