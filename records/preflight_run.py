@@ -17,6 +17,7 @@ from .preflight import Finding, existing, log_folder, readable
 from .world import World
 
 BUSY_MIB = 1024  # what the desktop and this check itself may hold of a GPU
+CPU_FLOPS = 1e11  # a second, in round numbers: a core trains the laptop track at half of it
 
 
 def launcher(plan, ranks: int, script: str = "train_gpt.py") -> str:
@@ -97,6 +98,17 @@ def attention(plan, world: World) -> list[Finding]:
             found.append(Finding("warn", "compiler", "no Python.h, which torch.compile needs for GPUs",
                                  "the run may end in its warm-up", "run `sudo apt install python3-dev`"))
     return found
+
+
+def length(plan, flops_per_token: float) -> list[Finding]:
+    """A plan that would keep a CPU for more than a day."""
+    flops = flops_per_token * plan.track.tokens_per_step * plan.recipe.steps
+    days = flops / CPU_FLOPS / 86400
+    if plan.device != "cpu" or days < 1:
+        return []
+    return [Finding("warn", "length", f"{flops:.1e} FLOPs are some {days:,.0f} days of a CPU at "
+                    f"{CPU_FLOPS / 1e12:g} TFLOP/s", "it would hardly end", "train on a GPU, or take `--track laptop`; `--steps 2` is "
+                    "a look")]
 
 
 def other_programs(rows: list[dict]) -> list[Finding]:

@@ -50,7 +50,8 @@ def checks(plan, world, full: bool) -> list:
         model = train_gpt.GPT(plan.track.model)
     queried = preflight.query_gpus()
     found = [*shards(plan, full), *preflight.torch_versions(plan, queried), *preflight.gpus(plan, queried),
-             *preflight_run.attention(plan, world), *preflight.memory(plan, world, model)]
+             *preflight_run.attention(plan, world), *preflight.memory(plan, world, model),
+             *preflight_run.length(plan, train_gpt.flops_per_token(model, plan.track))]
     if plan.device == "cuda":
         found += preflight_run.other_programs(queried[0])
     if world.rank == 0:

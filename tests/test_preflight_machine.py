@@ -159,6 +159,15 @@ def test_throttled_mixed_and_busy_gpus(folder, tmp_path, monkeypatch):
     assert "GPU 4: other programs hold 31.5 GB" in busy.what and "A100" in mixed.what
 
 
+def test_a_cpu_that_would_take_days_is_named(folder):
+    flops = train_gpt.flops_per_token(meta(plan_of(folder)), train_gpt.FINEWEB)
+    whole = replace(plan_of(folder), track=train_gpt.FINEWEB, recipe=RECIPES["aurora"])
+    warn, = preflight_run.length(whole, flops)
+    assert warn.level == "warn" and "days" in warn.what and "--track laptop" in warn.fix
+    assert preflight_run.length(replace(whole, device="cuda"), flops) == []
+    assert preflight_run.length(plan_of(folder), flops) == []  # five small steps
+
+
 @pytest.mark.parametrize("script, words", [
     ("echo 'NVIDIA-SMI has failed because it could not talk to the driver'; exit 9", "could not talk"),
     ("echo 'No devices were found'; exit 6", "No devices"), ("exit 0", "shows no GPU"),
