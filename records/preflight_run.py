@@ -106,9 +106,9 @@ def length(plan, flops_per_token: float) -> list[Finding]:
     days = flops / CPU_FLOPS / 86400
     if plan.device != "cpu" or days < 1:
         return []
-    return [Finding("warn", "length", f"{flops:.1e} FLOPs are some {days:,.0f} days of a CPU at "
-                    f"{CPU_FLOPS / 1e12:g} TFLOP/s", "it would hardly end", "train on a GPU, or take `--track laptop`; `--steps 2` is "
-                    "a look")]
+    what = f"{flops:.1e} FLOPs are some {days:,.0f} days of a CPU at {CPU_FLOPS / 1e12:g} TFLOP/s"
+    return [Finding("warn", "length", what, "the run would hardly end",
+                    "train on a GPU, or take `--track laptop`; `--steps 2` is a look")]
 
 
 def other_programs(rows: list[dict]) -> list[Finding]:

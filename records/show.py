@@ -61,7 +61,8 @@ def dry_run(plan, parameters: int, flops_per_token: float, held) -> None:
     """What would run: one fact a line, then one field of the track and of the recipe a line, by the names
     that override them. held: the steps that the shards hold, or the Refusal they are answered with."""
     track, recipe = plan.track, plan.recipe.resolved()
-    fixed = {name: value for name, value in asdict(track).items() if name not in ("name", "official", "sha256")}
+    hidden = ("name", "official", "sha256")
+    fixed = {name: value for name, value in asdict(track).items() if name not in hidden}
     found = dict(track=track.label, seeds=plan.args.seeds, device=plan.device, steps=plan.recipe.steps,
                  parameters=parameters,
                  training_flops=flops_per_token * track.tokens_per_step * plan.recipe.steps)

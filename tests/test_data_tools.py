@@ -484,9 +484,10 @@ def test_a_listing_that_fails_is_tried_again_by_the_library_alone(tmp_path):
     server.faults["/api/datasets/someone/texts/tree/main"] = 503
     code = ("import sys, time; time.sleep = lambda seconds: None; from data import tokenize_text; "
             "sys.exit(tokenize_text.main(sys.argv[1:]))")
-    done = subprocess.run([sys.executable, "-c", code, "hf://datasets/someone/texts", "--out", tmp_path / "out",
-                           "--tokenizer", "bytes"], text=True, capture_output=True, cwd=DATA.parent,
-                          env=os.environ | dict(HF_ENDPOINT=server.url, HF_HOME=str(tmp_path / "home")))
+    words = ["hf://datasets/someone/texts", "--out", tmp_path / "out", "--tokenizer", "bytes"]
+    environment = os.environ | dict(HF_ENDPOINT=server.url, HF_HOME=str(tmp_path / "home"))
+    done = subprocess.run([sys.executable, "-c", code, *words], text=True, capture_output=True,
+                          cwd=DATA.parent, env=environment)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "HTTP 503" in done.stderr
     assert 2 <= len(server.log) <= 8
     server.shutdown()
