@@ -98,12 +98,12 @@ def test_no_result_below_and_one_seed(logs, tmp_path):
     (lambda logs: logs() + logs(code="# recipe aurora", files=[(7,)]), "is of other code"),
     (lambda logs: logs(code="x = 1"), "is not a log of an exported script"),
     (lambda logs: unseeded(logs()), "is not a log of an exported script"),
-    (lambda logs: [Path("none.txt")], "cannot read this log"),
     (lambda logs: [of_this_project(logs()[0])], "is not a log of an exported script")])
 def test_evidence_that_is_refused(logs, tmp_path, capsys, change, says):
     assert export.main(["--evidence", *change(logs), "--out", tmp_path / "out"]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and says in error and not (tmp_path / "out").exists()
+    assert export.main(["--evidence", Path("none.txt"), "--out", tmp_path / "out"]) == 2
 
 
 def unseeded(paths):
