@@ -635,7 +635,7 @@ def main(argv: list[str]) -> int:
             outcomes = run_seeds(run)
         status = dict(status="complete")
     except Refusal as refusal:
-        status = dict(status=refusal.status, reason=without_folders(str(refusal)))
+        status = dict(status=refusal.status, reason=without_folders(str(refusal), run.folder, plan.data_dir))
         raise
     finally:
         if run.log is not None:

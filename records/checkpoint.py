@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from .cli import Refusal
+from .cli import Refusal, go_on
 from .environment import digest
 from .log import Log, read_log
 from .text import source_text
@@ -106,7 +106,7 @@ def _write(path: Path, data: bytes, what: str = "checkpoint") -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise Refusal(f"cannot write the {what} {path} ({error.strerror}); checkpoints before it are whole: "
-                      f"free space, then go on with --resume {path.parent}", everywhere=False) from None
+                      f"free space, then go on with {go_on(path.parent)}", everywhere=False) from None
 
 
 def save(folder: Path, number: int, about: dict, tensors: dict) -> str:
@@ -192,13 +192,23 @@ def arguments(folder: Path) -> list[str]:
 
 def plan_of(parse, argv: list[str]):
     """train_gpt.parse(argv); with --resume, of the arguments of that run and of `argv` behind them. Refusal
-    where a --log-dir names another folder than --resume."""
+    where a --log-dir names another folder than --resume, and where the run began with another --val-every
+    (its log's grid would not stand) or --fast (its log would not tell)."""
     plan = parse(argv)
     there, named = plan.args.resume, plan.args.log_dir
     if there and named and there.absolute() != named.absolute():
         raise Refusal(f"--resume {there} goes on in that folder, not in --log-dir {named}; leave --log-dir "
                       "out", code=2)
-    return parse([*arguments(plan.args.resume), *argv]) if plan.args.resume else plan
+    if not there:
+        return plan
+    words = arguments(there)
+    begun, plan = parse([*words, "--device", plan.device]).args, parse([*words, *argv])
+    for flag in ("val_every", "fast"):
+        if getattr(begun, flag) != getattr(plan.args, flag):
+            name = flag.replace("_", "-")
+            raise Refusal(f"--resume {there}: --{name} cannot change within a run; leave it out, and the run "
+                          "goes on as it began", code=2)
+    return plan
 
 
 def resume(folder: Path, root: Path, header: dict) -> tuple[Start, Log]:

@@ -7,6 +7,7 @@ import difflib
 import functools
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -45,6 +46,11 @@ def stop_signals() -> list:
     hangup = getattr(signal, "SIGHUP", None)  # Windows has none
     heard = hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN
     return [signal.SIGINT, signal.SIGTERM, *[hangup] * heard]
+
+
+def go_on(folder) -> str:
+    """The option that continues the run in `folder`, to be pasted into a shell."""
+    return f"--resume {shlex.quote(str(folder))}"
 
 
 def near(name: str, known) -> str:

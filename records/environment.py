@@ -149,8 +149,11 @@ def command_line(argv: list[str]) -> str:
     return shlex.join(kept)
 
 
-def without_folders(text: str) -> str:
-    """`text` with every path cut to its last part, for a log that others read."""
+def without_folders(text: str, *known: Path) -> str:
+    """`text` with every path cut to its last part, for a log that others read; a path in one of the `known`
+    folders also where it has a space."""
+    for folder in known:
+        text = text.replace(f"{folder.absolute().parent}/", "")
     return re.sub(r"/\S*/", "", text)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from optimizers.matrix import HostCopy
 
 from . import checkpoint
-from .cli import Refusal
+from .cli import Refusal, go_on
 from .world import StopSignal, World
 
 
@@ -68,7 +68,7 @@ class Guard:
                            f"{weights}; {self._remedy()}")
         if stop:
             raise Interrupted(f"stopped by a signal after step {self.step + 1} of seed {self.seed}; the log "
-                              f"is closed, go on with --resume {self.folder}",
+                              f"is closed, go on with {go_on(self.folder)}",
                               code=128 + (self.stop.number or signal.SIGTERM))
         return mean
 
@@ -92,7 +92,7 @@ class Guard:
         if not kept:
             return f"no checkpoint was written yet: {anew}"
         return (f"the last good checkpoint is {kept[0].stem}: after a fault of the machine or the data go on "
-                f"with --resume {self.folder}; a recipe that diverges by itself would do so again: {anew}")
+                f"with {go_on(self.folder)}; a recipe that diverges by itself would do so again: {anew}")
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .cli import Refusal
+from .cli import Refusal, go_on
 from .text import plain_json, printable, read_text
 
 FORMAT = 1
@@ -135,7 +135,7 @@ class LogWriter:
             with suppress(OSError):
                 os.ftruncate(self.file, size)
             raise Refusal(f"cannot write the log {self.path} ({error.strerror}); what is written so far is "
-                          f"whole: free space, then go on with --resume {self.path.parent}",
+                          f"whole: free space, then go on with {go_on(self.path.parent)}",
                           everywhere=False) from None
 
     def event(self, kind: str, **data) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from data import shards
 
 from . import checkpoint
-from .cli import Refusal
+from .cli import Refusal, go_on
 from .environment import digest, hardware, loaded_sources, software, write_header
 from .log import LogWriter, lock_folder
 from .show import say
@@ -49,8 +49,8 @@ def _open_log(run, root: Path, folder: Path | None, machine: dict) -> None:
     if not rank0 and folder is None:
         return
     if rank0 and folder is None and any(run.folder.glob("*.txt")):
-        raise Refusal(f"the log folder {run.folder} holds a run already; go on with it by --resume "
-                      f"{run.folder}, or name a new --log-dir")
+        raise Refusal(f"the log folder {run.folder} holds a run already; go on with it by "
+                      f"{go_on(run.folder)}, or name a new --log-dir")
     header = run_header(run.plan, run.train, run.val)
     if folder is None:
         checkpoint.mark(run.folder)

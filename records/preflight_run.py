@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from .cli import Refusal
+from .cli import Refusal, go_on
 from .environment import attention_backend
 from .log import lock_folder
 from .preflight import Finding, existing, log_folder, readable
@@ -143,7 +143,7 @@ def folder(plan) -> list[Finding]:
         return [Finding("stop", "folder", what, "the run would not start", fix)]
     if not plan.args.resume and any(wanted.glob("*.txt")):
         return [Finding("stop", "folder", f"the log folder {wanted} holds a run already",
-                        "the run would not start", f"go on with it by `--resume {wanted}`, or {fix}")]
+                        "the run would not start", f"go on with it by `{go_on(wanted)}`, or {fix}")]
     return [Finding("ok", "folder", f"{wanted} can be written, and no other run holds it")]
 
 

@@ -6,6 +6,7 @@ exit code 1. A record that ends above its track's target is listed below those t
 custom track, and of recipes overridden on the command line, are on no board.
 """
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def main(argv: list[str]) -> int:
     for folder, why in board.failures.items():
         where = printable(args.records / folder, 400)
         print(f"leaderboard.py: {where} does not stand and is not listed: {printable(why, 400)} "
-              f"(`python scripts/verify.py {where}`)", file=sys.stderr)
+              f"(`python scripts/verify.py {shlex.quote(where)}`)", file=sys.stderr)
     if changed and args.check:
         print(f"leaderboard.py: {printable(path)} is not what the logs give; run "
               "`python scripts/leaderboard.py` and commit it", file=sys.stderr)

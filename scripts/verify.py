@@ -7,6 +7,7 @@ mean that ends below the track's target is so by the track's rule. A record that
 custom track and an overridden recipe stand without a claim. Hashes and rules show that a log is consistent,
 not that it is true: a replay shows that.
 """
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -67,7 +68,7 @@ def rerun(path: Path) -> list[Failure]:
     for name, text in log.sources.items():
         if here(name) != text:
             raise Refusal(f"{where}: {name} in this log is not this checkout's, so a rerun would train "
-                          f"other code; run `python scripts/replay.py {where}`")
+                          f"other code; run `python scripts/replay.py {shlex.quote(where)}`")
     seed = log.header["seeds"][0]
     print(f"training seed {seed} of {where} again", file=sys.stderr, flush=True)
     words = ["--track=laptop", f"--recipe={run.asked.recipe}", f"--seeds={seed}", "--device=cpu",

@@ -219,6 +219,9 @@ def test_another_run_is_refused_with_the_difference(laptop, tmp_path_factory, ar
         stopped(laptop, _stopped["folder"])
     err = resume(laptop, _stopped["folder"], *args, code=1)[1]
     assert word in err and err.count("\n") == 1
+    for flag in ("--val-every", "3"), ("--fast",):
+        err = resume(laptop, _stopped["folder"], *flag, code=2)[1]
+        assert f"{flag[0]} cannot change" in err and err.count("\n") == 1
 
 
 @pytest.mark.faults

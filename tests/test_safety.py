@@ -85,11 +85,11 @@ def test_no_log_tells_who_ran_it_and_where(laptop, tmp_path):
                    AWS_SECRET_ACCESS_KEY="sesame" * 6, USER="somebody-known", LOGNAME="somebody-known",
                    TORCH_HUB_TOKEN="t0rch" * 5, NCCL_SOCKET_IFNAME="=eth7:10.1.2.3")
     texts = dict(TORCH_TRACE="~alice-of-mine", TRITON_NOTE="a note of mine")  # named in the log, not told
-    home = tmp_path / "home-of-somebody" / "data"
+    home = tmp_path / "home of-somebody" / "data"
     home.mkdir(parents=True)
     for path in laptop.glob("*.bin"):
         (home / path.name).write_bytes(path.read_bytes())
-    folder = tmp_path / "home-of-somebody" / "log"
+    folder = tmp_path / "home of-somebody" / "log"
     with Ranks(home, folder, environment=secrets | texts) as run:
         while "\nstep:6/" not in text(folder):
             assert run.alive(), run.said()
@@ -103,7 +103,7 @@ def test_no_log_tells_who_ran_it_and_where(laptop, tmp_path):
     log = text(folder)
     assert "\n@ resume " in log and '"status": "complete"' in log
     events = "".join(line for line in log.splitlines(keepends=True) if line.startswith(("@ ", "step:")))
-    paths = str(tmp_path), "home-of-somebody", str(laptop), str(ROOT) + "/"
+    paths = str(tmp_path), "home of", "of-somebody", str(laptop), str(ROOT) + "/"
     for word in (*secrets.values(), *texts.values(), *paths):
         assert word not in log, word
     for word in (os.uname().nodename, str(Path.home()) + "/", *secrets):  # words that a source may hold
