@@ -6,12 +6,10 @@ from pathlib import Path
 
 from train_gpt import TRACKS
 
-from . import evidence, rules
-from . import track3
+from . import evidence, rules, rules_folder, track3
 from .cli import Refusal
-from .text import plain_json, printable, read_text
+from .text import printable
 
-BESIDE = "record.json"  # what a record's folder may say that its logs cannot: {"author": "..."}
 MANY = 50  # records from which several processes are worth their start
 
 
@@ -52,8 +50,8 @@ def record_folders(root: Path) -> list[Path]:
     found = []
     for top, _, names in os.walk(root):
         parts = Path(top).relative_to(root).parts
-        holds = any(Path(name).suffix in rules.LOGS for name in names)
-        named = 0 < len(parts) <= 2 and rules.FOLDER_NAME.fullmatch(parts[-1])
+        holds = any(Path(name).suffix in rules_folder.LOGS for name in names)
+        named = 0 < len(parts) <= 2 and rules_folder.FOLDER_NAME.fullmatch(parts[-1])
         if named or (holds and (not parts or parts[0] in TRACKS)):
             found.append(Path(top))
     return sorted(found)
@@ -97,7 +95,7 @@ def _try(folder: Path, path: str) -> Entry | str:
 def _enter(folder: Path, path: str) -> Entry:
     """The entry of a record folder. Refusal where it does not stand."""
     parts = path.split("/")
-    if len(parts) != 2 or not rules.FOLDER_NAME.fullmatch(parts[1]) or not path.isprintable():
+    if len(parts) != 2 or not rules_folder.FOLDER_NAME.fullmatch(parts[1]) or not path.isprintable():
         raise Refusal("a record's folder is records/TRACK/YYYY-MM-DD_RECIPE")
     verdict = rules.judge_record(folder)
     if not verdict.stands:
@@ -110,24 +108,9 @@ def _enter(folder: Path, path: str) -> Entry:
         raise Refusal(f"its logs are of the track {printable(claim['track'], 40)}")
     logs = verdict.logs
     series = {seed: points for log in logs for seed, points in rules.track_series(log).items()}
-    runs = {(claim["recipe"], seed, *((p.step, p.val_loss, p.train_time) for p in points))
-            for log in logs for seed, points in log.series.items()}
     date = max(log.header["started"] for log in logs)[:10]
     machine = None if claim["no_time"] else rules.machine(logs[0])
-    return Entry(path, claim, series, date, _author(folder / BESIDE), machine, runs)
-
-
-def _author(path: Path) -> str | None:
-    """What a record says of its author. Refusal where that cannot be read."""
-    if not path.exists():
-        return None
-    try:
-        author = plain_json(read_text(path)).get("author")
-    except ValueError as error:
-        raise Refusal(f"{BESIDE} is no plain JSON object ({printable(error)})") from None
-    if author is not None and not (isinstance(author, str) and 0 < len(author) <= 60):
-        raise Refusal(f"the author in {BESIDE} is no name of 1 to 60 characters")
-    return author
+    return Entry(path, claim, series, date, rules_folder.author(folder), machine, rules_folder.runs(logs))
 
 
 ########################################

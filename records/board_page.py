@@ -17,7 +17,8 @@ the command line, stand on no board."""
 
 SUBMITTING = """## Submitting
 
-1. Put the recipe into `optimizers/recipes.py` and commit it. Tune on other seeds than the record's.
+1. Put the recipe into `optimizers/recipes.py` and commit it. Tune on other seeds than the record's. A recipe
+   overridden on the command line (`--steps 20`, `--recipe.lr 0.02`) has another name and is on no board.
 2. Declare the seeds and run, all in one log (`torchrun --standalone --nproc_per_node=8` for 8 GPUs):
    `python train_gpt.py --track TRACK --recipe RECIPE --seeds 0 1 2 3 4 --log-dir records/TRACK/DATE_RECIPE`
 3. Every declared seed counts, whatever it shows. An interrupted run goes on with `--resume` (its record makes

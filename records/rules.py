@@ -5,8 +5,6 @@ a record where all its logs stand, are runs of one thing, and show by the track'
 Whether the runs happened, only a replay shows.
 """
 import os
-import re
-from collections import Counter
 from dataclasses import dataclass, field
 from itertools import accumulate, islice
 from pathlib import Path
@@ -16,12 +14,11 @@ from .cli import Refusal
 from .header import Run, misfits
 from .log import Log, read_log
 from .rules_events import expected_steps
+from .rules_folder import BESIDE, FOLDER_NAME, LOGS, place, runs, together
 from .text import printable
 
 RULES = rules_header.RULES | rules_events.RULES
-LOGS, BESIDE = (".txt", ".gz", ".xz"), (".md", ".json", ".png")
 MOST_FAILURES = 20  # of one rule in one log
-FOLDER_NAME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}_(.+)")
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,8 @@ def judge_record(folder: Path) -> Verdict:
             logs += [log] if not wrong else []
     found = None
     if logs and not failures:
-        failures = [Failure(str(folder), 0, rule, what) for rule, what in _together(folder, logs)]
+        broken = [*together(folder, logs), *(place(folder, logs) if record else ())]
+        failures = [Failure(str(folder), 0, rule, what) for rule, what in broken]
         found = None if failures else claim(logs)
     if record and found and found["board"] and found["step"] is None and found["target"] is not None \
             and found["final"]["mean"] <= found["target"]:
@@ -115,35 +113,20 @@ def judge_record(folder: Path) -> Verdict:
     return Verdict(folder, "record", failures, found, logs)
 
 
-def _together(folder: Path, logs: list[Log]):
-    """(rule, what) of each way in which logs that stand are not the runs of one record."""
-    first = logs[0]
-    for log in logs[1:]:
-        for name in ("code", "track", "recipe", "data"):
-            if log.header["sha256"][name] != first.header["sha256"][name]:
-                yield "record", f"{log.path.name} and {first.path.name} are runs of different {name}"
-        if log.header["recipe"]["name"] != first.header["recipe"]["name"]:
-            yield "record", f"{log.path.name} and {first.path.name} name different recipes"
-    seeds = Counter(seed for log in logs for seed in log.header["seeds"])
-    twice = sorted(seed for seed, times in seeds.items() if times > 1)
-    if twice:
-        yield "seeds", f"in more than one log: seed {', '.join(map(str, twice[:10]))}"
-    between = range(min(seeds), min(max(seeds), min(seeds) + 10**5)) if len(logs) > 1 else ()
-    gaps = [seed for seed in between if seed not in seeds]
-    if gaps:
-        yield "seeds", (f"no log declares seed {', '.join(map(str, gaps[:10]))}, between the seeds of "
-                        "these logs; add its log, whatever it shows")
-    named, recipe = FOLDER_NAME.fullmatch(folder.resolve().name), first.header["recipe"]["name"]
-    if named and named[1] != recipe:
-        yield "folder", f"its name says {printable(named[1], 60)}, its logs say {printable(recipe, 60)}"
-
-
 def find(path: Path) -> list[Verdict]:
     """The verdicts on a log, on a record folder, or on every record folder at and below a folder."""
     if not path.is_dir():
         return [judge_log(path)]
     folders = [Path(top) for top, _, names in os.walk(path) if any(Path(n).suffix in LOGS for n in names)]
-    return [judge_record(folder) for folder in sorted(folders)] or [
+    verdicts = [judge_record(folder) for folder in sorted(folders)]
+    owners: dict = {}
+    for verdict in verdicts:
+        if verdict.stands and FOLDER_NAME.fullmatch(verdict.path.name):
+            if copied := sorted(str(owners[run]) for run in runs(verdict.logs) if run in owners):
+                what = f"a run in it is one of {copied[0]}: a run counts once"
+                verdict.failures.append(Failure(str(verdict.path), 0, "record", what))
+            owners |= dict.fromkeys(runs(verdict.logs), verdict.path)
+    return verdicts or [
         Verdict(path, "record", [Failure(str(path), 0, "folder", "holds no log (.txt, .gz, .xz)")])]
 
 
@@ -176,7 +159,8 @@ def claim(logs: list[Log]) -> dict:
     `final`: the mean loss at the end; `seconds`: the mean train_time at `step`, else at the end, None with
     `no_time` saying why; `forked`: the step at which these runs go on from another's checkpoint, None where
     they are whole: forks claim no step, crossing or time; `board`: may it stand on the board, which custom
-    tracks, overridden recipes and forks may not; `looks`: how many seeds were declared with the first log,
+    tracks, overridden recipes and forks may not; `uncommitted`: a log's code is in the log and in no commit;
+    `looks`: how many seeds were declared with the first log,
     the second and so on, in order of their start: one number where nobody could stop by what was seen.
     """
     header, series = logs[0].header, {}
@@ -200,6 +184,7 @@ def claim(logs: list[Log]) -> dict:
         looks=list(accumulate(declared)),
         target=target, sigma=sigma, forked=forked,
         board=official and not forked and "+" not in recipe["name"],
+        uncommitted=any((log.header["git"] or {}).get("changed") for log in logs),
         step=found["step"] if found else None,
         **{key: found[key] if found else None for key in ("mean", "sd", "z", "p")},
         crossing=evidence.mean_crossing(series, target) if target is not None and not forked else None,

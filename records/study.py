@@ -15,7 +15,7 @@ from optimizers import RECIPES, resolve
 from .cli import Refusal, near
 from .header import asked, misfits
 from .log import Log, read_log
-from .rules import LOGS
+from .rules_folder import LOGS
 from .text import printable
 
 ROOT = train_gpt.ROOT

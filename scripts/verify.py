@@ -117,7 +117,8 @@ def main(argv: list[str]) -> int:
                  failures=[vars(failure) for failure in v.failures]) for v in verdicts]))
         return 0 if stands else 1
     for verdict in verdicts:
-        print("\n".join(map(str, verdict.failures)) if verdict.failures else summary(verdict))
+        print("\n".join(map(str, verdict.failures)) if verdict.failures else
+              summary(verdict) + "; its code was not committed" * verdict.claim["uncommitted"])
     return 0 if stands else 1
 
 

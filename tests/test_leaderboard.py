@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import leaderboard  # noqa: E402
+import verify  # noqa: E402
 
 HOSTILE = "a|b`c`<b>*d*[e](javascript:1)\x1b[31m\u202e&lt;www.f.g"
 
@@ -222,6 +223,32 @@ def test_a_copied_run_and_an_empty_record_are_failures(records, run):
     assert code == 1 and len(found["records"]) == 3
     assert found["failures"]["laptop/2027-01-16_aurora"] == "it holds no log"
     assert "laptop/2027-01-15_muon" in found["failures"]["laptop/2027-01-16_muon"]
+
+
+@pytest.mark.parametrize("path, about, says", [
+    ("laptop/2027-01-16_aurora", None, ""),
+    ("laptop/2027-01-16_aurora", '{"author": "A. B."}', ""),
+    ("laptop/2027-01-16_aurora", '{"autor": "A. B."}', "did you mean author?"),
+    ("laptop/2027-01-16_aurora", '{"author": 3}', "no name of 1 to 60 characters"),
+    ("laptop/2027-01-16_aurora", "{", "no plain JSON object"),
+    ("laptop/20270116_aurora", None, "records/TRACK/YYYY-MM-DD_RECIPE"),
+    ("laptop/2027-01-33_aurora", None, "no day of the calendar"),
+    ("sprint/2027-01-16_aurora", None, "its logs are of the track laptop"),
+    ("laptob/2027-01-16_aurora", None, "its logs are of the track laptop"),
+    ("laptop/2027-01-16_aurora", "copy", "a run counts once")])
+def test_verify_says_what_the_board_says(records, made, run, capsys, path, about, says):
+    """`verify.py until it stands` is what a contributor is told: the board may know no rule beyond it."""
+    words, end = ("--recipe aurora --seeds 0 1 2", 1.29) if about != "copy" else (
+        "--recipe aurora --seeds 0 1 2 3", 1.31)
+    folder = add(records, path, made(words, ends=ends(end)))
+    if about not in (None, "copy"):
+        (folder / "record.json").write_text(about)
+    code, found, _ = run(records)
+    assert code == bool(says) and list(found["failures"]) == [path] * bool(says)
+    assert verify.main([str(records)]) == code
+    out = capsys.readouterr().out
+    failed = [line for line in out.splitlines() if ": stands: " not in line]
+    assert len(failed) == bool(says) and all(str(folder) in line and says in line for line in failed)
 
 
 ########################################

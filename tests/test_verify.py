@@ -239,6 +239,15 @@ def test_rerun_trains_a_seed_again(laptop, capsys, tmp_path):
     assert ": rerun: seed 4, step 3: the log has loss" in capsys.readouterr().out
 
 
+def test_code_that_was_not_committed_is_said(capsys, tmp_path, whole):
+    pieces, log = parts(whole), tmp_path / "log.txt"
+    fields("@ run", lambda run: run.update(git=dict(commit="0" * 40, changed=True)))(pieces)
+    log.write_text(rechain(pieces))
+    assert verify.main([str(log), str(next((ROOT / "records/laptop").glob("*_muon")))]) == 0
+    said = [line.endswith("; its code was not committed") for line in capsys.readouterr().out.splitlines()]
+    assert said == [True, False]
+
+
 def _last(pieces) -> float:
     return float(re.search(r"val_loss:(\S+)", pieces[at(pieces, "step:3/")][0])[1])
 
