@@ -178,14 +178,25 @@ def the_log(folder: Path) -> Path:
     return logs[0]
 
 
+def unfinished(folder: Path) -> Log:
+    """The log of the run in `folder`. Refusal where that is complete, or was never begun."""
+    log = read_log(the_log(folder))
+    if log.status == "complete":
+        raise Refusal(f"--resume {folder}: that run is complete; its log is {log.path.name}")
+    if not log.header:
+        raise Refusal(f"--resume {folder}: the log ends within its header, so nothing was trained; start "
+                      "a new run")
+    return log
+
+
 def arguments(folder: Path) -> list[str]:
     """The arguments of the run in `folder`, but those that name the user's own folders."""
-    path = the_log(folder)
+    log = unfinished(folder)
     try:
-        words = shlex.split(str(read_log(path).header.get("command", "")))[1:]
+        words = shlex.split(str(log.header.get("command", "")))[1:]
     except ValueError as error:
-        raise Refusal(f"--resume {folder}: the command in {path.name} cannot be read ({error}); start a new "
-                      "run") from None
+        raise Refusal(f"--resume {folder}: the command in {log.path.name} cannot be read ({error}); start a "
+                      "new run") from None
     at = [i for i, word in enumerate(words) if word in ("--log-dir", "--data-dir")]
     return [word for i, word in enumerate(words) if i not in at and i - 1 not in at]
 
@@ -215,12 +226,7 @@ def resume(folder: Path, root: Path, header: dict) -> tuple[Start, Log]:
     """Where the run in `folder` goes on. Refusal where it is complete, or where its recipe, track, data,
     seeds or code is not that of `header` and of the files under `root`; damaged checkpoints are named on
     stderr and passed over."""
-    log = read_log(the_log(folder))
-    if log.status == "complete":
-        raise Refusal(f"--resume {folder}: that run is complete; its log is {log.path.name}")
-    if not log.header:
-        raise Refusal(f"--resume {folder}: the log ends within its header, so nothing was trained; start "
-                      "a new run")
+    log = unfinished(folder)
     there = identity(log.header, log.sources)
     files = {path: (root / path).resolve() for path in log.sources}
     now = {path: source_text(file) for path, file in files.items()

@@ -167,8 +167,8 @@ def by_seconds(series: dict) -> dict:
 
 
 def compare(comparison: Comparison) -> dict:
-    """Plain JSON: track, target, reference (the first recipe), no_time, code_versions (how many there are in
-    the logs), and `recipes`, name -> figures.
+    """Plain JSON: track, target, reference (the first recipe), no_time, warnings (what else than the recipes
+    may make a difference), and `recipes`, name -> figures.
 
     These are seeds, steps, val_loss (evidence.mean_interval of the last losses), official_step (None for
     forks, on a custom track or without target), crossing_step and crossing_seconds (evidence.mean_crossing),
@@ -196,9 +196,19 @@ def compare(comparison: Comparison) -> dict:
                 {seed: points[-1].val_loss for seed, points in g.series.items()} for g in (group, first)))
             row["crossing_difference"] = _crossing_difference(group, first, target)
         rows[recipe.name] = row
-    codes = set().union(*(recipe.group.codes for recipe in comparison.recipes))
     return dict(track=track_name(track), target=track["target"], reference=comparison.recipes[0].name,
-                no_time=comparison.no_time, code_versions=len(codes), recipes=rows)
+                no_time=comparison.no_time, warnings=_warnings(comparison, rows), recipes=rows)
+
+
+def _warnings(comparison: Comparison, rows: dict) -> list[str]:
+    found, steps = [], sorted({row["steps"] for row in rows.values()})
+    if len(steps) > 1:
+        found.append(f"The runs end after different numbers of steps, {', '.join(map(str, steps))}: their "
+                     "final losses do not compare optimizers alone.")
+    codes = set().union(*(recipe.group.codes for recipe in comparison.recipes))
+    if len(codes) > 1:
+        found.append(f"The logs hold {len(codes)} versions of the code; a difference may be theirs.")
+    return found
 
 
 def _crossing_difference(group: Group, first: Group, target: float | None) -> dict | None:

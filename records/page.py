@@ -73,12 +73,7 @@ def _result(comparison: Comparison) -> list[Element]:
     found = comparison.found
     notes = [verdict(name, row, found["reference"]) for name, row in found["recipes"].items()
              if "difference" in row]
-    if len(steps := {row["steps"] for row in found["recipes"].values()}) > 1:
-        notes.append(f"The runs end after different numbers of steps, {', '.join(map(str, sorted(steps)))}: "
-                     "their final losses do not compare optimizers alone.")
-    if found["code_versions"] > 1:
-        notes.append(f"The logs hold {found['code_versions']} versions of the code; a difference may be "
-                     "theirs.")
+    notes += found["warnings"]
     notes.append(f"No seconds are shown: {comparison.no_time}." if comparison.no_time else
                  "Seconds are of one machine and of whatever else ran on it; scripts/compare.py times two "
                  "recipes side by side.")

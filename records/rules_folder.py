@@ -1,4 +1,4 @@
-"""What the folder of a record must keep: its logs belong together, and it lies and is named as a record is."""
+"""What the folder of a record must keep: its logs belong together; it lies and is named as a record is."""
 import re
 from collections import Counter
 from datetime import date

@@ -182,17 +182,17 @@ def enough_shards(plan, val_tokens: int) -> None:
 
 def ratio_lines(found: dict) -> list[str]:
     """The comparison for a person."""
+    from scripts.compare import interval_of
     ours, theirs = (math.fsum(ms) / len(ms) for ms in (found["ms"]["ours"], found["ms"]["theirs"]))
-    ratio, interval = found["ratio"], " (one pair, or equal ones, have no interval)"
+    ratio, interval = found["ratio"], "one pair, or equal ones, have no interval"
     if ratio["low"] is not None:
-        interval = (f" (95 %: {ratio['low']:.4f} to {ratio['high']:.4f} by bootstrap, {ratio['t_low']:.4f} "
-                    f"to {ratio['t_high']:.4f} by t)")
+        interval = interval_of(ratio)
     return [f"{found['tokens_per_step']:,} tokens a step, {found['processes']} x "
             f"{found['hardware']['name']}, {found['steps']} steps timed a run",
             f"train_gpt.py {found['recipe']}{' --fast' if found['fast'] else ''}: {ours:.2f} ms a step",
             f"{found['file']}: {theirs:.2f} ms a step",
             f"ms a step, {found['file']} / train_gpt.py, {ratio['n']} pair{'s' * (ratio['n'] > 1)}: "
-            f"{ratio['ratio']:.4f}{interval}"]
+            f"{ratio['ratio']:.4f} ({interval})"]
 
 
 ########################################

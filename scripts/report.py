@@ -35,12 +35,13 @@ def cell(text: str) -> str:
 
 
 def table(found: dict) -> str:
-    """The comparison as Markdown, the lowest loss first; intervals are 95 %."""
+    """The comparison as Markdown, the lowest loss first; intervals are 95 %. Warnings stand below it."""
     columns = figures(found)
     rows = [(row["val_loss"]["mean"], [name, *texts]) for (name, row), *texts in
             zip(found["recipes"].items(), *columns.values())]
     lines = [["recipe", *columns], *(cells for _, cells in sorted(rows))]
     text = [f"| {' | '.join(map(cell, cells))} |" for cells in lines]
+    text += [""] * bool(found["warnings"]) + found["warnings"]
     return "\n".join([text[0], "|---" * len(lines[0]) + "|", *text[1:]]) + "\n"
 
 

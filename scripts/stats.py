@@ -139,6 +139,8 @@ def pair(args) -> dict:
     if a.sigma is not None:
         rule = evidence.exchange(losses_a.values(), losses_b.values(), *steps)
     warnings = [*a.doubts, *b.doubts]
+    if a.codes != b.codes:
+        warnings.append("A and B are not of the same code; a difference may be the code's")
     if args.best_of is not None:
         n = found["n"] if found["method"] == "paired" else min(found["n"])
         sd = found["sd"] if found["method"] == "paired" else a.sigma and planning.difference_sd(a.sigma)

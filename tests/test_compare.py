@@ -16,7 +16,7 @@ from records.calibration import score
 from records.log import read_log
 from records.world import World
 from scripts import compare
-from scripts.compare import Trained, judged, time_ratio
+from scripts.compare import Trained, interval_of, judged, time_ratio
 from tests.made_logs import make_log
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -127,6 +127,16 @@ def test_the_ratio_of_pairs():
     assert found["t_low"] < found["low"] < found["ratio"] < found["high"] < found["t_high"] < 1
     assert found == time_ratio(a, b) and judged(found, 1) == "below" and judged(inverse, 1) == "above"
     assert time_ratio([9], [10])["low"] is None and judged(time_ratio([9], [10]), 1) == "open"
+
+
+@pytest.mark.parametrize("pairs, held", [(2, 0.5), (4, 0.8), (12, 0.9)])
+def test_a_bootstrap_of_few_pairs_is_too_narrow_and_says_so(pairs, held):
+    ratios = np.exp(0.05 * np.random.default_rng(pairs).standard_normal((200, pairs)))
+    found = [time_ratio(of, [1.0] * pairs) for of in ratios]
+    for low, high, share in (("low", "high", held), ("t_low", "t_high", 0.95)):
+        seen = sum(ratio[low] < 1 < ratio[high] for ratio in found) / len(found)
+        assert abs(seen - share) < 3 * (share * (1 - share) / len(found)) ** 0.5 + 0.03, low
+    assert interval_of(found[0]).endswith("by bootstrap, too narrow for few pairs")
 
 
 @pytest.mark.parametrize("pairs", [2, 3, 6])

@@ -164,6 +164,8 @@ def test_what_does_not_compare_is_said(capsys, made, tmp_path):
                         run=lambda run: run["sha256"].update(code="0" * 64))
     found = make([made / "muon.txt", other_code], tmp_path / "out")
     assert "The logs hold 2 versions of the code" in found.text and "Loss by seconds" in found.text
+    assert "The logs hold 2 versions of the code" in (tmp_path / "out/table.md").read_text()
+    assert "The logs hold 2 versions of the code" in capsys.readouterr().out
     elsewhere = make_log(tmp_path / "log.txt", "--recipe aurora --seeds 0 1", device="another CPU")
     beside = make_log(tmp_path / "beside.txt", "--recipe aurora --seeds 0 1")  # one CPU's cores are shared
     found = make([made / "muon.txt", beside], tmp_path / "out")

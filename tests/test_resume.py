@@ -285,6 +285,8 @@ def test_a_resumed_log_stands_and_makes_no_claim_about_time(laptop, tmp_path, un
     (path,) = folder.glob("*.txt")
     verdict = judge_record(folder)  # checkpoints and the lock beside the log are the trainer's own
     assert verdict.failures == [] and verdict.claim["no_time"] == "resumed runs"
+    for more in (), ("--dry-run",):
+        assert "that run is complete" in resume(laptop, folder, *more, code=1)[1]
 
 
 def test_an_older_checkpoint_of_a_higher_step_is_pruned_first(tmp_path):

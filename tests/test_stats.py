@@ -21,11 +21,11 @@ LAPTOP = dict(name="laptop", official=True, target=1.38)
 
 
 def write(path, curves, recipe="muon", track=RACE, seeds=None, steps=(0, 3175, 3200), end="complete",
-          data="abc"):
+          data="abc", code="1"):
     """A log: losses by seed at `steps`."""
     log = LogWriter(path)
     log.event("run", seeds=list(curves) if seeds is None else seeds, track=track, recipe=dict(name=recipe),
-              data=dict(val=[dict(sha256=data)]))
+              data=dict(val=[dict(sha256=data)]), sha256=dict(code=code))
     for seed, losses in curves.items():
         for step, loss in zip(steps, losses):
             log.validation(step, steps[-1], loss, 0.5 * step, seed)
@@ -200,6 +200,9 @@ def test_pair_by_seed(capsys, muon, tmp_path):
     words = text(capsys, "pair", "--a", aurora, "--b", muon, "--step", "3175", "--best-of", "3")
     assert "verdict: A is lower at the 5 % level" in words and f"correlation {correlation:.2f}" in words
     assert "left out: 2 losses" in words and "the best of 3 equal recipes is called lower" in words
+    assert "of the same code" not in words
+    other = write(tmp_path / "other.txt", curves, recipe="aurora", code="2")
+    assert "warning: A and B are not of the same code" in text(capsys, "pair", "--a", other, "--b", muon)
 
 
 def test_pair_at_different_steps_by_the_exchange_rate(capsys, muon, tmp_path):
