@@ -35,9 +35,12 @@ def override(target, kind: str, dotted: str, text: str):
             if text not in ("true", "false"):
                 raise ValueError("it is true or false")
             return text == "true"
-        for wanted in (int, float, str):
+        for wanted, what in ((int, "a whole number"), (float, "a number"), (str, "text")):
             if wanted in options:
-                return wanted(text)
+                try:
+                    return wanted(text)
+                except ValueError:
+                    raise ValueError(f"it is {what}") from None
         inner = [f.name for f in fields(old)] if is_dataclass(old) else [type(part).__name__ for part in old]
         raise ValueError(f"it is a group: name a field of it, of {', '.join(inner)}")
 

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from .header import Run, fork_misfits, number
 from .rules_header import batches, short
+from .text import printable
 
 ONCE = ("log", "run", "warmup", "end")
 
@@ -23,7 +24,8 @@ def status(run: Run):
     earlier = superseded(run)
     for line, data in run.of_kind("end"):
         if line not in earlier and data.get("status") != "complete":
-            yield line, f"the run is {short(data.get('status'))}, not complete"
+            why = f" ({printable(data['reason'], 160)})" if "reason" in data else ""
+            yield line, f"the run is {short(data.get('status'))}, not complete{why}"
 
 
 def seeds(run: Run):

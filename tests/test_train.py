@@ -307,6 +307,8 @@ def refused(capsys, *args, code=2):
     (["--recipe", "track3-17", "--recipe.matrices.Contra.strength", "nan"], ["strength nan", "[0, inf)"]),
     (["--allow-custom", "--track.data", "/home/me/shards"], ["--data-dir"]),
     (["--recipe.matrices.Nesterov.nesterov", "2"], ["true or false"]),
+    (["--recipe.lr", "abc"], ["--recipe.lr abc: it is a number"]),
+    (["--recipe.steps", "1.5"], ["it is a whole number"]),
     (["--recipe.momentum", "1.5"], ["momentum", "1.5"]),
     (["--recipe.balance.up", "row"], ["balance.up", "row"]),
     (["--recipe", "adamw", "--recipe.momentum", "0.9"], ["AdamW"]),
