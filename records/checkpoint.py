@@ -191,12 +191,12 @@ def unfinished(folder: Path) -> Log:
 
 def arguments(folder: Path) -> list[str]:
     """The arguments of the run in `folder`, but those that name the user's own folders."""
-    log = unfinished(folder)
+    path = the_log(folder)
     try:
-        words = shlex.split(str(log.header.get("command", "")))[1:]
+        words = shlex.split(str(read_log(path).header.get("command", "")))[1:]
     except ValueError as error:
-        raise Refusal(f"--resume {folder}: the command in {log.path.name} cannot be read ({error}); start a "
-                      "new run") from None
+        raise Refusal(f"--resume {folder}: the command in {path.name} cannot be read ({error}); start a new "
+                      "run") from None
     at = [i for i, word in enumerate(words) if word in ("--log-dir", "--data-dir")]
     return [word for i, word in enumerate(words) if i not in at and i - 1 not in at]
 
@@ -212,6 +212,7 @@ def plan_of(parse, argv: list[str]):
                       "out", code=2)
     if not there:
         return plan
+    unfinished(there)
     words = arguments(there)
     begun, plan = parse([*words, "--device", plan.device]).args, parse([*words, *argv])
     for flag in ("val_every", "fast"):
