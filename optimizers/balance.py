@@ -86,8 +86,13 @@ def row_norms(G: Tensor) -> Tensor:
 
 def correction(U: Tensor, beta: float) -> Tensor:
     """((cols/rows) / |U_i|^2)^beta, (..., rows, 1); 1 where a row is zero: 0 * inf would make it NaN."""
-    energy = U.float().square().sum(dim=-1, keepdim=True)
+    energy = U.to(full(U)).square().sum(dim=-1, keepdim=True)
     return torch.where(energy > 1e-14, U.size(-1) / U.size(-2) / energy, 1).pow(beta)
+
+
+def full(U: Tensor) -> torch.dtype:
+    """float32, or float64 for float64."""
+    return torch.promote_types(U.dtype, torch.float32)
 
 
 def restart(G: Tensor, D: Tensor, iterations: int, beta: float, method: str, dtype) -> Tensor:
@@ -112,7 +117,7 @@ def polish(X: Tensor, rounds: int, beta: float, dtype: torch.dtype) -> Tensor:
             A2 = syrk(A)
             # |A^2|_F^(1/4) overestimates sigma_1, by n^(1/8) where all are equal; 1.2 takes back a part of
             # that and keeps sigma below 1.2, where the quintic is still at most 1.06.
-            s = 1.2 / torch.linalg.vector_norm(A2, dim=(-2, -1), keepdim=True, dtype=torch.float32).pow(0.25)
+            s = 1.2 / torch.linalg.vector_norm(A2, dim=(-2, -1), keepdim=True, dtype=full(A2)).pow(0.25)
             s = torch.where(s.isfinite(), s, 1)  # of a zero matrix
             B = (b * s**2 * A + c * s**4 * A2).to(dtype)
             X = (s * X).to(dtype)

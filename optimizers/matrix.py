@@ -76,14 +76,12 @@ class Stack:
         for p in self.params[:self.first] + self.params[self.first + len(self.owned):]:
             old[p] = {}  # with no entry, torch's checkpoints would call step() for one, on this rank alone
 
-    def adopt(self, state: dict) -> None:
-        """Take into the stack what a caller has put in a view's place in `state`; a cleared one is zero."""
-        for p, views in zip(self.owned, self.views):
-            for name, view in views.items():
-                new = state[p].get(name)
-                if new is not view:
-                    view.zero_() if new is None else view.copy_(new)
-                    state[p][name] = view
+    def put_by_hand(self, state: dict) -> list:
+        """(entries of a parameter, name, view, a copy of the value) where a caller has put something in a
+        view's place in `state`, which may be another view; a cleared one is zero."""
+        return [(state[p], name, view, state[p][name].clone() if name in state[p] else torch.zeros_like(view))
+                for p, views in zip(self.owned, self.views) for name, view in views.items()
+                if state[p].get(name) is not view]
 
 
 class HostCopy:
@@ -170,6 +168,9 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     def _gradients(self, stack: Stack) -> list:
         """One for each parameter, None where there is none."""
+        if 0 < len(stack.works) < len(stack.params):
+            self._forget_sent()
+            raise RuntimeError(f"{type(self).__name__}: some gradients were given to send(), not all")
         # With a verdict or sums made elsewhere, ranks do not tell each other which gradients there are.
         all_needed = self.world_size > 1 and (getattr(self, "found_inf", None) is not None or stack.works)
         for p, name in zip(stack.params, stack.names):
@@ -263,15 +264,24 @@ class MatrixOptimizer(torch.optim.Optimizer):
         now, built = ([(id(g), id(p), balance) for g, p, balance in of] for of in (members, self._built_of))
         if self._stacks is None or now != built or any(p not in self.state for _, p, _ in members):
             if self.world_size > 1 and self._stacks is not None:  # owners may change: first, all have all
+                self._adopt()
                 for p, state in self._whole(self._stacks).items():
                     if p in self.state:
                         self.state[p] = state
-            for p in set(self.state) - {p for _, p, _ in members}:
-                del self.state[p]
+            self._drop_departed()
             self._stacks, self._built_of = self._build(), members
-        for stack in self._stacks:
-            stack.adopt(self.state)
+        self._adopt()
         return self._stacks
+
+    def _adopt(self) -> None:
+        """Take into the stacks what a caller has put into `state`."""
+        for entries, name, view, value in [put for of in self._stacks for put in of.put_by_hand(self.state)]:
+            view.copy_(value)
+            entries[name] = view
+
+    def _drop_departed(self) -> None:
+        for p in set(self.state) - {p for group in self.param_groups for p in group["params"]}:
+            del self.state[p]
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -337,8 +347,6 @@ class MatrixOptimizer(torch.optim.Optimizer):
     def _reduce(self, stack: Stack, grads: list) -> tuple:
         """This rank's share of the summed gradients, and what to wait for."""
         if stack.works:
-            if len(stack.works) < len(stack.params):
-                raise RuntimeError(f"{type(self).__name__}: some gradients were given to send(), not all")
             mine, works = stack.sums[stack.first:stack.first + len(stack.owned)], list(stack.works.values())
             stack.sums, stack.works = None, {}
             return mine, works
@@ -389,6 +397,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict:
         """The complete state, the same on every rank; a collective where there is a process group."""
+        self._drop_departed()
         stacks, own = self._current() if self.world_size > 1 else [], self.state
         try:
             if stacks:
@@ -438,5 +447,6 @@ def _flags(values: list, device) -> Tensor:
 
 def _names(group: dict) -> list:
     """The names of a group's parameters, or what tells them apart."""
-    given = group.get("param_names")
-    return given or [f"parameter {i}" for i in range(len(group["params"]))]
+    given = group.get("param_names", ())  # of other length where only `params` was changed by hand
+    known = len(given) == len(group["params"])
+    return given if known else [f"parameter {i}" for i in range(len(group["params"]))]

@@ -74,5 +74,8 @@ def run_chain(chain, weight, grad, state, scalars, balance, first, skip) -> Tens
         stage.after_step(ctx)
     for name, old in state.items():
         if ctx.state[name] is not old:
-            old.copy_(unless_skipped(ctx.state[name].to(old.dtype), old))
+            new = ctx.state[name]
+            if old.dtype == torch.float16:  # whose range is small
+                new = new.clamp(-65504, 65504)
+            old.copy_(unless_skipped(new.to(old.dtype), old))
     return unless_skipped(ctx.weight.to(weight.dtype), weight)

@@ -52,7 +52,7 @@ class Wrapper:
                       for name, values in state_dict["state"].items()}
 
     def _float(self) -> list:
-        return [p.detach().float().clone() for p in self.params]
+        return [p.detach().to(torch.promote_types(p.dtype, torch.float32)).clone() for p in self.params]
 
 
 @dataclass
@@ -63,7 +63,7 @@ class EmaNesterov(Wrapper):
         behind the step:   m <- decay m + (1 - decay) (W - W at the end of the step before)
 
     The gradient is taken at, and the step starts from, the weights looked ahead; lr / lr_peak is that of the
-    first optimizer's first group. Averages in float32.
+    first optimizer's first group. Averages in float32, for float64 weights in float64.
     Source: arXiv 2605.25395; modded-nanogpt's track 3, row 39 (strength .6, decay .99, steps 500 to 2,400).
     """
 
@@ -95,7 +95,7 @@ class EmaNesterov(Wrapper):
     @torch.no_grad()
     def after_step(self) -> None:
         for p, before, m in zip(self.params, self.state["before"], self.state["average"]):
-            now = p.detach().float()
+            now = p.detach().to(before.dtype)
             m.lerp_(now - before, 1 - self.decay)
             before.copy_(now)
         self.step += 1
@@ -105,7 +105,7 @@ class EmaNesterov(Wrapper):
 class TailAverage(Wrapper):
     """Validation reads (1 - weight) W + weight A, where A is a moving average of W from step `first` on:
 
-        A = W at step `first`, then   A <- A + (W - A) / horizon
+        A = W at step `first` (behind the first step for 0), then   A <- A + (W - A) / horizon
 
     over every parameter but the embedding's. Training goes on from W.
     Source: modded-nanogpt's track 3, row 45 (first 2,000, horizon 150 steps, weight .6).
@@ -129,7 +129,7 @@ class TailAverage(Wrapper):
             self.state = {"average": self._float()}
         elif self.step > self.first:
             for p, average in zip(self.params, self.state["average"]):
-                average.lerp_(p.detach().float(), 1 / self.horizon)
+                average.lerp_(p.detach().to(average.dtype), 1 / self.horizon)
 
     @contextmanager
     def readout(self):
@@ -139,7 +139,7 @@ class TailAverage(Wrapper):
         kept = [p.detach().clone() for p in self.params]
         with torch.no_grad():
             for p, average in zip(self.params, self.state["average"]):
-                p.copy_(p.float().lerp(average, self.weight))
+                p.copy_(p.to(average.dtype).lerp(average, self.weight))
         try:
             yield
         finally:

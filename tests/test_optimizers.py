@@ -167,6 +167,48 @@ def test_state_that_is_put_or_cleared_by_hand_is_taken():
     assert torch.equal(mine, torch.full_like(also, 2.0))  # it stays the caller's
 
 
+def test_states_that_are_exchanged_by_hand_are_both_kept():
+    a, b = (nn.Parameter(matrix(TALL, seed)) for seed in (1, 2))
+    optimizer = Muon([a, b], lr=0.1, momentum=0.5)
+    a.grad, b.grad = torch.ones_like(a), torch.full_like(b, 8.0)
+    optimizer.step()
+    optimizer.state[a], optimizer.state[b] = optimizer.state[b], optimizer.state[a]
+    a.grad, b.grad = torch.zeros_like(a), torch.zeros_like(b)
+    optimizer.step()
+    assert optimizer.state[a]["momentum"].unique().tolist() == [2.0]
+    assert optimizer.state[b]["momentum"].unique().tolist() == [0.25]
+
+
+def test_a_parameter_that_leaves_or_joins_by_hand_is_saved_trained_and_named_right():
+    a, b, c = (nn.Parameter(matrix(TALL, seed)) for seed in (1, 2, 3))
+    optimizer = Muon([("a", a), ("b", b)], lr=0.1)
+    for p in (a, b, c):
+        p.grad = matrix(TALL, 4)
+    optimizer.step()
+    optimizer.param_groups[0]["params"].pop(0)
+    assert len(optimizer.state_dict()["state"]) == 1  # that of b
+    optimizer.param_groups[0]["params"] += [a, c]
+    before = c.detach().clone()
+    optimizer.step()
+    assert not torch.equal(before, c) and set(optimizer.state) == {a, b, c}
+    b.grad[0, 0] = float("nan")
+    with pytest.raises(FloatingPointError, match="in parameter 0 "):  # not "a": names are of other parameters
+        optimizer.step()
+
+
+@pytest.mark.parametrize("schedule", ["restart", "polish", "warm", "algorithm3"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_every_schedule_takes_every_precision(schedule, dtype):
+    p = nn.Parameter(matrix(TALL, 1).to(dtype))
+    optimizer = Aurora([p], lr=0.1, schedule=schedule)
+    for seed in (2, 3, 4):
+        before = p.detach().clone()
+        p.grad = matrix(TALL, seed).to(dtype)
+        p.grad[0] *= 1e-6  # a row scale beyond float16's range
+        optimizer.step()
+        assert p.isfinite().all() and not torch.equal(before, p)
+
+
 @pytest.mark.parametrize("kind, key", [(Aurora, "beta"), (Aurora, "schedule"), (Aurora, "polar"),
                                        (NorMuon, "beta2"), (Muon, "nesterov"), (Muon, "process_group")])
 def test_a_group_with_what_is_the_optimizers_is_refused(kind, key):

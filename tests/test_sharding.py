@@ -48,8 +48,13 @@ def train_one(kind, rank, world, loaded, steps, bad):
         if step == 3:  # so that what is left of its stack has other owners
             for of_each in ("params", "param_names"):
                 optimizer.param_groups[0][of_each].pop(0)
+            optimizer.state[params[5]]["momentum"] = torch.full(SHAPES[5], 0.5)  # on every rank alike
         if step == 1:  # nobody used one, and only the last rank another
             params[2].grad, params[4].grad = None, params[4].grad * world if rank == world - 1 else None
+        if step == 0 and world > 1:  # one of four: refused, and what is on its way is not the next step's
+            optimizer.send(params[0], torch.ones(SHAPES[0]))
+            with pytest.raises(RuntimeError, match="some gradients were given to send"):
+                optimizer.step()
         if bad and rank == world - 1:
             params[3].grad[0, 0] = float("nan")
         try:

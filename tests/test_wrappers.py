@@ -96,3 +96,17 @@ def test_the_trainer_reads_out_the_average(laptop, tmp_path, monkeypatch):
     # At step 2 the average is the weights themselves; from step 3 on it lags behind.
     assert losses["plain"][:3] == losses["tail"][:3]
     assert losses["plain"][3:] != losses["tail"][3:]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_rewind_takes_back_exactly_what_was_added(dtype):
+    p = torch.nn.Parameter(torch.linspace(-1, 1, 6, dtype=torch.float64).to(dtype))
+    average = EmaNesterov(first=0).attach([("p", p)], [torch.optim.SGD([p], 0.1)])
+    for _ in range(3):
+        kept = p.detach().clone()
+        average.before_forward()
+        average.rewind()
+        assert torch.equal(p, kept)
+        with torch.no_grad():
+            p.sub_(torch.full_like(p, 1 / 3))
+        average.after_step()
