@@ -268,7 +268,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
                 for p, state in self._whole(self._stacks).items():
                     if p in self.state:
                         self.state[p] = state
-            self._drop_departed()
+            for p in set(self.state) - {p for _, p, _ in members}:
+                del self.state[p]
             self._stacks, self._built_of = self._build(), members
         self._adopt()
         return self._stacks
@@ -278,10 +279,6 @@ class MatrixOptimizer(torch.optim.Optimizer):
         for entries, name, view, value in [put for of in self._stacks for put in of.put_by_hand(self.state)]:
             view.copy_(value)
             entries[name] = view
-
-    def _drop_departed(self) -> None:
-        for p in set(self.state) - {p for group in self.param_groups for p in group["params"]}:
-            del self.state[p]
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -397,11 +394,11 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict:
         """The complete state, the same on every rank; a collective where there is a process group."""
-        self._drop_departed()
         stacks, own = self._current() if self.world_size > 1 else [], self.state
+        there = {p for group in self.param_groups for p in group["params"]}  # torch takes no state of others
         try:
-            if stacks:
-                self.state = type(own)(own.default_factory, self._whole(stacks))
+            whole = self._whole(stacks) if stacks else {p: s for p, s in own.items() if p in there}
+            self.state = type(own)(own.default_factory, whole)
             return super().state_dict()
         finally:
             self.state = own
