@@ -4,9 +4,9 @@
     python train_gpt.py --track laptop                               a CPU, some three minutes of training
 
 A track fixes what may not change (data, model, tokens per step, target), a recipe holds what may
-(optimizers/recipes.py), and the run writes one self-contained record log (records/log.py). World size and
-micro-batch only split the work. This file reads top to bottom: model, tracks, initialisation and schedule,
-command line and data, micro-batch and warm-up, step, validation and one seed, main.
+(optimizers/recipes.py), and the run writes one self-contained record log (speedrun/log/format.py). World
+size and micro-batch only split the work. This file reads top to bottom: model, tracks, initialisation and
+schedule, command line and data, micro-batch and warm-up, step, validation and one seed, main.
 """
 import argparse
 import hashlib
@@ -18,6 +18,8 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from types import MethodType
+
+from speedrun import ROOT
 
 try:
     import numpy as np
@@ -31,20 +33,18 @@ from torch import Tensor, nn
 from data import shards
 from optimizers import RECIPES, Init, Recipe, build_optimizers, build_wrappers, resolve
 from optimizers.diagnostics import diagnose
-from records import checkpoint, show
-from records.calibration import score
-from records.chunked import chunked
-from records.cli import Parser, Refusal, command, near
-from records.environment import attention_backend, without_folders
-from records.gradients import Gradients, bytes_per_step
-from records.guard import Diverged, Guard, Interrupted
-from records.memory import first_micro_batch, forget, in_flight, memory_full
-from records.opening import open_log
-from records.overrides import apply_overrides, read_overrides
-from records.preflight import quick
-from records.world import ALONE, Clock, StopSignal, World, divisor, join_world
-
-ROOT = Path(__file__).resolve().parent
+from speedrun.cli import Parser, Refusal, command, near
+from speedrun.preflight.machine import quick
+from speedrun.training import checkpoint, progress
+from speedrun.training.begin import open_log
+from speedrun.training.calibration import score
+from speedrun.training.chunked import chunked
+from speedrun.training.estimate import first_micro_batch, forget, in_flight, memory_full
+from speedrun.training.gradients import Gradients, bytes_per_step
+from speedrun.training.guard import Diverged, Guard, Interrupted
+from speedrun.training.machine import attention_backend, without_folders
+from speedrun.training.overrides import apply_overrides, read_overrides
+from speedrun.training.world import ALONE, Clock, StopSignal, World, divisor, join_world
 
 ########################################
 #                Model                 #
@@ -521,7 +521,7 @@ class Training:
         if self.reached is None and track.target is not None and val_loss <= track.target:
             self.reached = dict(step=step, seconds=round(seconds, 3))
         if step > self.logged[0]:
-            show.report(run, self.seed, step, seconds, train_loss, val_loss, tracker)
+            progress.report(run, self.seed, step, seconds, train_loss, val_loss, tracker)
             sample = (run.tokens(t[:8]) for t in run.val[0])
             found = diagnose(run.model, self.optimizers, *sample, run.world.sum)
             if run.log is not None:
@@ -567,7 +567,7 @@ def train_seed(run: Run, seed: int, tracker=None) -> dict:
             raise
         if step > now.first and time.perf_counter() - shown > 10:
             shown = time.perf_counter()
-            show.report(run, seed, step, now.clock.read(), train_loss)
+            progress.report(run, seed, step, now.clock.read(), train_loss)
     seconds = now.clock.stop() if recipe.steps > now.logged[0] else now.logged[1]
     return dict(seed=seed, steps=recipe.steps, val_loss=round(val_loss, 5), train_time=round(seconds, 3),
                 tokens_per_second=round(recipe.steps * track.tokens_per_step / seconds), reached=now.reached,
@@ -588,8 +588,8 @@ def run_seeds(run: Run) -> list[dict]:
     for seed in plan.args.seeds[len(outcomes):]:
         if rank0 and seed not in run.start.begun:
             run.log.event("seed", seed=seed)
-        show.say(run, f"{plan.recipe.name} on {plan.track.label}, seed {seed}, log in {run.folder}")
-        tracker = show.start_wandb(run, seed) if rank0 and plan.args.wandb else None
+        progress.say(run, f"{plan.recipe.name} on {plan.track.label}, seed {seed}, log in {run.folder}")
+        tracker = progress.start_wandb(run, seed) if rank0 and plan.args.wandb else None
         outcomes.append(train_seed(run, seed, tracker))
         if tracker:
             tracker.finish()
@@ -604,7 +604,8 @@ def dry_run(plan: Plan, model: GPT) -> None:
         held = len(open_streams(plan)[0])
     except Refusal as refusal:
         held = refusal
-    show.dry_run(plan, sum(p.numel() for p in model.parameters()), flops_per_token(model, plan.track), held)
+    parameters = sum(p.numel() for p in model.parameters())
+    progress.dry_run(plan, parameters, flops_per_token(model, plan.track), held)
 
 
 @command
@@ -613,7 +614,7 @@ def main(argv: list[str]) -> int:
     plan = checkpoint.plan_of(parse, argv)
     folder = plan.args.resume or checkpoint.folder_of_restart(ROOT, plan.args.log_dir)
     if plan.args.list:
-        return show.listing(TRACKS, PRESETS, RECIPES, plan.args.json)
+        return progress.listing(TRACKS, PRESETS, RECIPES, plan.args.json)
     with torch.device("meta"):
         model = GPT(plan.track.model)
     if plan.args.dry_run:
@@ -642,7 +643,7 @@ def main(argv: list[str]) -> int:
             run.log.end(**status)
         if world.size > 1 and status["status"] != "failed":  # alone, nccl's would wait for the other ranks
             dist.destroy_process_group()
-    show.summary(run, outcomes)
+    progress.summary(run, outcomes)
     return 0
 
 

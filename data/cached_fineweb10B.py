@@ -18,11 +18,11 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.shards import NUM_SHARDS, sha256_of, token_count  # noqa: E402
-from records.cli import Parser, Refusal, command, print_json  # noqa: E402
+from data.shards import NUM_SHARDS, sha256_of, token_count
+from speedrun import ROOT
+from speedrun.cli import Parser, Refusal, command, print_json
 
 REPO, SHARD_BYTES = "kjj0/fineweb10B-gpt2", 200_001_024
 DEFAULT_SHARDS = -(-3250 // 190)  # a run of 3,250 steps; 190 batches of 524,288 tokens in a shard

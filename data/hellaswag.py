@@ -15,7 +15,7 @@ from pathlib import Path
 
 from data.cached_fineweb10B import fetch_all, library
 from data.shards import sha256_of
-from records.cli import Refusal
+from speedrun.cli import Refusal
 
 REPO, FILE, FILE_BYTES = "Rowan/hellaswag", "data/validation-00000-of-00001.parquet", 6_315_951
 PUBLISHED = {  # sha256 of the two published forms, as public repositories that fetched them record it

@@ -15,7 +15,7 @@ import zlib
 from pathlib import Path
 
 from data.cached_fineweb10B import hub, library, retried
-from records.cli import Refusal, near
+from speedrun.cli import Refusal, near
 
 PIECE_BYTES, MAX_PIECE_CHARS = 4096, 2**20  # of a .txt: the usual and the largest piece
 WORD_END = re.compile(r"(?s).*\S(?=[ \n])")  # up to the last end of a word

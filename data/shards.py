@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from records.cli import Refusal
+from speedrun.cli import Refusal
 
 MAGIC, VERSION, HEADER_BYTES, TOKEN_BYTES = 20240520, 1, 1024, 2
 NUM_SHARDS = 103  # training shards of fineweb10B

@@ -21,13 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.cached_fineweb10B import library  # noqa: E402
-from data.read_text import find_sources, read  # noqa: E402
-from data.shards import write_shard  # noqa: E402
-from records.cli import Parser, Refusal, command, print_json  # noqa: E402
+from data.cached_fineweb10B import library
+from data.read_text import find_sources, read
+from data.shards import write_shard
+from speedrun.cli import Parser, Refusal, command, print_json
 
 SEPARATOR = 50256  # GPT-2's <|endoftext|>, before every document
 MAX_VAL_TOKENS = 10_485_761  # the validation tokens of the fineweb-124m track and their last target

@@ -22,8 +22,19 @@ paper's, arXiv 2606.27715 (another map, gentler at K = 2 and not convergent); po
 import torch
 from torch import Tensor
 
-from .polar import (COEFFICIENTS, QUINTIC, addmm, batched, by_largest, iteration_dtype, polar, quintics,
-                    syrk, transposed, unit)
+from .polar import (
+    COEFFICIENTS,
+    QUINTIC,
+    addmm,
+    batched,
+    by_largest,
+    iteration_dtype,
+    polar,
+    quintics,
+    syrk,
+    transposed,
+    unit,
+)
 
 BALANCES = ("rows", "columns", "long", None)
 SCHEDULES = ("restart", "polish", "warm", "algorithm3")

@@ -13,21 +13,31 @@ from itertools import accumulate
 from pathlib import Path
 from statistics import mean, median
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler announces each start otherwise
 
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.profiler import ProfilerActivity, profile  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
-from optimizers import (Aurora, MatrixOptimizer, Muon, NorMuon, RiemannianAurora, UNorMuon,  # noqa: E402
-                        RECIPES, Decay, Nesterov, Polar, Soap)
-from optimizers.diagnostics import direction, leverage  # noqa: E402
-from optimizers.polar import METHODS  # noqa: E402
-from records.cli import Parser, Refusal, command, print_json  # noqa: E402
+from optimizers import (
+    RECIPES,
+    Aurora,
+    Decay,
+    MatrixOptimizer,
+    Muon,
+    Nesterov,
+    NorMuon,
+    Polar,
+    RiemannianAurora,
+    Soap,
+    UNorMuon,
+)
+from optimizers.diagnostics import direction, leverage
+from optimizers.polar import METHODS
+from speedrun.cli import Parser, Refusal, command, print_json
 
 EXAMPLE = """examples:
   python scripts/bench_optimizers.py --stack 3072x768:1 768x3072:1 768x768:4 --only muon aurora torch

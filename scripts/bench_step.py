@@ -13,12 +13,12 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler announces each start otherwise
 
-from records.cli import Parser, Refusal, command, print_json  # noqa: E402
+from speedrun import ROOT
+from speedrun.cli import Parser, Refusal, command, print_json
 
 EXAMPLE = """examples:
   python scripts/bench_step.py --track laptop --recipe muon
@@ -53,7 +53,7 @@ def with_world(plan, work):
     """work(world) on the ranks that torchrun started, or on one."""
     import torch.distributed as dist
 
-    from records.world import join_world
+    from speedrun.training.world import join_world
     track = plan.track
     world = join_world(plan.device, track.tokens_per_step // track.context, track.val_tokens // track.context)
     # With the minute: a place that does not change for ten of them is taken for a rank that hangs.
@@ -66,10 +66,10 @@ def with_world(plan, work):
 
 def measure(args, words: list[str]) -> int:
     """Print the figures of a step."""
-    from records import bench
+    from speedrun.bench import measure
     parts = min(args.steps, 5)
-    plan = plan_of(words, bench.steps_needed(args.steps, parts))
-    found = with_world(plan, lambda world: bench.measure(plan, world, args.synthetic, args.steps, parts))
+    plan = plan_of(words, measure.steps_needed(args.steps, parts))
+    found = with_world(plan, lambda world: measure.measure(plan, world, args.synthetic, args.steps, parts))
     if found:
         print_json(found) if args.json else print("\n".join(step_lines(found)))
     return 0
@@ -107,9 +107,9 @@ def step_lines(found: dict) -> list[str]:
 
 def check(args, words: list[str]) -> int:
     """Print how far the fast path's losses are from the plain path's; 1 where that is too far."""
-    from records import bench
+    from speedrun.bench import measure
     plan = plan_of(words, args.steps)
-    found = with_world(plan, lambda world: bench.parity(plan, world, args.synthetic, args.steps))
+    found = with_world(plan, lambda world: measure.parity(plan, world, args.synthetic, args.steps))
     if not found:
         return 0
     stands, again = found["largest"] < TOLERANCE, found["plain_again"]
@@ -133,11 +133,12 @@ def check(args, words: list[str]) -> int:
 
 def against(args, words: list[str]) -> int:
     """Print how the times a step of another script and of train_gpt.py compare."""
-    from records import bench_against
-    from records.environment import hardware, software
-    from records.world import World
-    from scripts.compare import order, time_ratio
     import torch
+
+    from scripts.compare import order, time_ratio
+    from speedrun.bench import against
+    from speedrun.training.machine import hardware, software
+    from speedrun.training.world import World
     if args.synthetic:
         raise Refusal("--synthetic: another script reads its own shards; leave it out", code=2)
     try:
@@ -146,21 +147,21 @@ def against(args, words: list[str]) -> int:
         raise Refusal(f"--against {args.against}: cannot read this script ({error})", code=2) from None
     plan = plan_of(words)
     tokens = plan.track.tokens_per_step
-    length = bench_against.Length.timing(args.steps, tokens)
+    length = against.Length.timing(args.steps, tokens)
     ours = plan_of(words, length.steps)  # refuses what our own runs would
-    text = bench_against.shortened(original, length, tokens, args.against.name)
+    text = against.shortened(original, length, tokens, args.against.name)
     enough_shards(ours, length.val_tokens)
-    changed = bench_against.difference(original, text)
+    changed = against.difference(original, text)
     print("\n".join([f"{args.against.name} runs as a copy with these lines changed:", *changed]),
           file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(prefix="bench_step_") as folder:
-        script = bench_against.place(text, plan.data_dir, plan.track.data, Path(folder))
-        runs = bench_against.run_all(order("ours", "theirs", args.pairs), ROOT, words, script, length,
+        script = against.place(text, plan.data_dir, plan.track.data, Path(folder))
+        runs = against.run_all(order("ours", "theirs", args.pairs), ROOT, words, script, length,
                                      args.nproc, Path(folder))
     by_side = {side: [run["ms"] for run in runs if run["side"] == side] for side in ("ours", "theirs")}
     found = dict(track=plan.track.label, recipe=plan.recipe.name, fast=plan.args.fast, steps=args.steps,
                  tokens_per_step=tokens, processes=args.nproc, file=args.against.name,
-                 sha256=bench_against.digest(original), changed=changed,
+                 sha256=against.digest(original), changed=changed,
                  ratio=time_ratio(by_side["theirs"], by_side["ours"]), ms=by_side, runs=runs,
                  **software(), hardware=hardware(World(0, 1, torch.device(plan.device))))
     print_json(found) if args.json else print("\n".join(ratio_lines(found)))
@@ -171,6 +172,7 @@ def enough_shards(plan, val_tokens: int) -> None:
     """Refusal where the shards do not hold the steps of a run. Ours would begin them anew, on a custom track;
     the other script would fail, after our run."""
     from dataclasses import replace
+
     from train_gpt import open_streams
     plan = replace(plan, track=replace(plan.track, val_tokens=val_tokens))
     held, steps = len(open_streams(plan)[0]), plan.recipe.steps
@@ -202,7 +204,7 @@ def ratio_lines(found: dict) -> list[str]:
 
 def estimate(args, words: list[str]) -> int:
     """Print what models need, from their shapes alone."""
-    from records.bench_estimate import needs
+    from speedrun.bench.estimate import needs
     named = any(word.split("=")[0] == "--track" for word in words)
     plans = [plan_of(words)] if named else [plan_of([*words, "--track", name]) for name in ESTIMATED]
     rows = [needs(plan, args.nproc, CARD) for plan in plans]

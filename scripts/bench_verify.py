@@ -7,11 +7,11 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from records.cli import Parser, Refusal, command, print_json  # noqa: E402
-from tests.made_logs import make_log  # noqa: E402
+from speedrun import ROOT
+from speedrun.cli import Parser, Refusal, command, print_json
+from tests.made_logs import make_log
 
 EXAMPLE = """example:
   python scripts/bench_verify.py --logs 1000 --lines 3000

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from speedrun import ROOT
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 try:
     import numpy as np
@@ -22,12 +23,13 @@ try:
 except ImportError as missing:
     sys.exit(f"compare.py: {missing}; run scripts/setup.sh and then .venv/bin/python scripts/compare.py")
 
-import train_gpt  # noqa: E402
-from records import evidence, launch  # noqa: E402
-from records.cli import Parser, Refusal, command, print_json  # noqa: E402
-from records.log import Log, read_log  # noqa: E402
-from records.rules import machine  # noqa: E402
-from records.text import printable  # noqa: E402
+import train_gpt
+from speedrun import launch
+from speedrun.cli import Parser, Refusal, command, print_json
+from speedrun.log.format import Log, read_log
+from speedrun.stats import rule
+from speedrun.text import printable
+from speedrun.verify.verdict import machine
 
 EXAMPLE = """examples:
   python scripts/compare.py --a "--recipe aurora" --b "--recipe muon" --pairs 4
@@ -83,7 +85,7 @@ class Trained:
 
 def seconds_to(points: list, target: float | None) -> float | None:
     """Seconds of the training clock to `target`, between validations by linear interpolation."""
-    step = evidence.crossing(points, target)
+    step = rule.crossing(points, target)
     if step is None:
         return None
     return float(np.interp(step, [p.step for p in points], [p.train_time for p in points]))
@@ -164,7 +166,7 @@ def time_ratio(a: list[float], b: list[float]) -> dict:
     pairs, not in 95. None without spread.
     """
     logs = np.log(np.asarray(a) / np.asarray(b))
-    t = evidence.mean_interval(logs)
+    t = rule.mean_interval(logs)
     low = high = None
     if t["low"] is not None:
         found = stats.bootstrap((logs,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=0)
@@ -198,7 +200,7 @@ def weigh(a: Side, b: Side, done: list[Trained]) -> dict:
     seeds = sorted({seed for run in done for seed in run.losses})
     losses = {name: [mean(run.losses[seed] for run in runs if seed in run.losses) for seed in seeds]
               for name, runs in by_side.items()}
-    found["loss"] = dict(evidence.paired(losses["A"], losses["B"]), seeds=seeds)
+    found["loss"] = dict(rule.paired(losses["A"], losses["B"]), seeds=seeds)
     sides = {side.name.lower(): dict(arguments=shlex.join(side.words), recipe=side.plan.recipe.name,
                                      steps=side.plan.recipe.steps, val_loss=mean(losses[side.name]),
                                      step_avg=mean(run.step_avg for run in by_side[side.name]))

@@ -12,8 +12,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from speedrun import ROOT
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 try:
     import numpy as np
@@ -23,14 +24,14 @@ except ImportError as missing:
     sys.exit(f"eval_hellaswag.py: {missing}; run scripts/setup.sh and then .venv/bin/python "
              "scripts/eval_hellaswag.py")
 
-from data import hellaswag  # noqa: E402
-from data.cached_fineweb10B import library  # noqa: E402
-from data.hellaswag import Item  # noqa: E402
-from data.tokenize_text import load_gpt2  # noqa: E402
-from records.cli import Parser, Refusal, command, near, print_json  # noqa: E402
-from records.log import NO_END, read_log  # noqa: E402
-from records.text import printable  # noqa: E402
-from train_gpt import GPT, PRESETS, TRACKS, ModelConfig  # noqa: E402
+from data import hellaswag
+from data.cached_fineweb10B import library
+from data.hellaswag import Item
+from data.tokenize_text import load_gpt2
+from speedrun.cli import Parser, Refusal, command, near, print_json
+from speedrun.log.format import NO_END, read_log
+from speedrun.text import printable
+from train_gpt import GPT, PRESETS, TRACKS, ModelConfig
 
 EXAMPLE = """examples:
   python scripts/eval_hellaswag.py logs/RUN/weights_seed0.pt

@@ -12,13 +12,13 @@ import difflib
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from optimizers import RECIPES, resolve  # noqa: E402
-from records import export_sections  # noqa: E402
-from records.cli import Parser, Refusal, command, near, print_json  # noqa: E402
-from records.text import printable  # noqa: E402
+from optimizers import RECIPES, resolve
+from speedrun import ROOT
+from speedrun.cli import Parser, Refusal, command, near, print_json
+from speedrun.export import sections
+from speedrun.text import printable
 
 TRACK = "fineweb-124m"  # whose conditions are those of their track 3
 EXAMPLE = """examples:
@@ -34,10 +34,10 @@ def read_script(path: Path) -> str:
         return path.read_bytes().decode()
     except OSError as error:
         raise Refusal(f"cannot read {printable(path)} ({error.strerror}); name your copy of "
-                      f"{export_sections.UPSTREAM}", code=2) from None
+                      f"{sections.UPSTREAM}", code=2) from None
     except UnicodeDecodeError:
         raise Refusal(f"{printable(path)} is not UTF-8 text; name your copy of "
-                      f"{export_sections.UPSTREAM}") from None
+                      f"{sections.UPSTREAM}") from None
 
 
 def export_script(args) -> int:
@@ -49,7 +49,7 @@ def export_script(args) -> int:
                       code=2)
     before = read_script(args.upstream)
     try:
-        after = export_sections.export(before, resolve(args.recipe, TRACK), ROOT)
+        after = sections.export(before, resolve(args.recipe, TRACK), ROOT)
     except ValueError as error:  # of Recipe.check
         raise Refusal(str(error)) from None
     if args.out:
@@ -69,12 +69,12 @@ def export_script(args) -> int:
 
 def draft(args) -> int:
     """Write the submission folder; the exit code."""
-    from records import export_submission  # here, as it loads scipy
-    found = export_submission.draft(args.evidence, args.out, ROOT / "records/reference/track3.json")
+    from speedrun.export import submission
+    found = submission.draft(args.evidence, args.out, ROOT / "records/reference/track3.json")
     if args.json:
         print_json(found)
     else:
-        print("\n".join(export_submission.words(found)))
+        print("\n".join(submission.words(found)))
     return 0
 
 

@@ -11,20 +11,19 @@ import shutil
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 try:
     import torch
 except ImportError as missing:
     sys.exit(f"fork.py: {missing}; run scripts/setup.sh and then .venv/bin/python scripts/fork.py")
 
-from records import launch  # noqa: E402
-from records.checkpoint import the_log  # noqa: E402
-from records.cli import Parser, Refusal, command, print_json  # noqa: E402
-from records.fork import Trunk, Variant, differs, own_header, prepare, read_variant, resumable  # noqa: E402
-from records.fork_evidence import lines, weigh  # noqa: E402
-from records.log import Log, lock_folder, read_log  # noqa: E402
+from speedrun import ROOT, launch
+from speedrun.cli import Parser, Refusal, command, print_json
+from speedrun.experiments.fork import Trunk, Variant, differs, own_header, prepare, read_variant, resumable
+from speedrun.experiments.fork_figures import lines, weigh
+from speedrun.log.format import Log, lock_folder, read_log
+from speedrun.training.checkpoint import the_log
 
 EXAMPLE = """examples:
   python scripts/fork.py --trunk logs/cooldown --at 90 --track laptop \\

@@ -7,11 +7,11 @@ time. Each deviation of a row's claim from its logs is printed.
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from records import track3  # noqa: E402
-from records.cli import Parser, command, print_json  # noqa: E402
+from speedrun import ROOT
+from speedrun.board import track3
+from speedrun.cli import Parser, command, print_json
 
 EXAMPLE = """example:
   git clone https://github.com/KellerJordan/modded-nanogpt

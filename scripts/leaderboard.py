@@ -10,13 +10,13 @@ import shlex
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from records.board import Standing, read_board, standings  # noqa: E402
-from records.board_page import others_section, page  # noqa: E402
-from records.cli import Parser, Refusal, command, print_json  # noqa: E402
-from records.text import printable  # noqa: E402
+from speedrun import ROOT
+from speedrun.board.page import others_section, page
+from speedrun.board.standings import Standing, read_board, standings
+from speedrun.cli import Parser, Refusal, command, print_json
+from speedrun.text import printable
 
 EXAMPLE = """examples:
   python scripts/leaderboard.py

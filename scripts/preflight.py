@@ -11,10 +11,9 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from records.cli import Parser, Refusal, command, print_json  # noqa: E402
+from speedrun.cli import Parser, Refusal, command, print_json
 
 EXAMPLE = """examples:
   python scripts/preflight.py --track laptop --recipe muon
@@ -26,7 +25,7 @@ All other arguments, --json too, are those of train_gpt.py, see `train_gpt.py --
 
 def report(findings: list, as_json: bool) -> int:
     """Print the findings, worst first; the exit code."""
-    from records.preflight import LEVELS
+    from speedrun.preflight.machine import LEVELS
     findings = sorted(findings, key=lambda finding: LEVELS.index(finding.level))
     count = {level: sum(finding.level == level for finding in findings) for level in LEVELS}
     if as_json:
@@ -44,25 +43,25 @@ def checks(plan, world, full: bool) -> list:
     import torch
 
     import train_gpt
-    from records import preflight, preflight_run
-    from records.preflight_shards import shards
+    from speedrun.preflight import machine, run
+    from speedrun.preflight.shards import shards
     with torch.device("meta"):
         model = train_gpt.GPT(plan.track.model)
-    queried = preflight.query_gpus()
-    found = [*shards(plan, full), *preflight.torch_versions(plan, queried), *preflight.gpus(plan, queried),
-             *preflight_run.attention(plan, world), *preflight.memory(plan, world, model),
-             *preflight_run.length(plan, train_gpt.flops_per_token(model, plan.track))]
+    queried = machine.query_gpus()
+    found = [*shards(plan, full), *machine.torch_versions(plan, queried), *machine.gpus(plan, queried),
+             *run.attention(plan, world), *machine.memory(plan, world, model),
+             *run.length(plan, train_gpt.flops_per_token(model, plan.track))]
     if plan.device == "cuda":
-        found += preflight_run.other_programs(queried[0])
+        found += run.other_programs(queried[0])
     if world.rank == 0:
-        found += [*preflight_run.folder(plan), *preflight.disk(plan, model), *preflight_run.tracker(plan)]
+        found += [*run.folder(plan), *machine.disk(plan, model), *run.tracker(plan)]
     return found
 
 
 def sum_here(plan, size: int):
     """The finding of a sum over the ranks that torchrun started, of which this process is one."""
-    from records.collective import rank_and_size, sum_over_ranks
-    from records.preflight_run import collective
+    from speedrun.preflight.collective import rank_and_size, sum_over_ranks
+    from speedrun.preflight.run import collective
 
     def give_up(message: str) -> None:
         if rank_and_size()[0] == 0:
@@ -76,7 +75,7 @@ def sum_here(plan, size: int):
 
 def sum_of(workers, plan, size: int):
     """The finding of a sum over `workers`, which are started already."""
-    from records.preflight_run import collective
+    from speedrun.preflight.run import collective
     try:
         return collective(plan, size, workers.milliseconds())
     except RuntimeError as error:
@@ -87,9 +86,9 @@ def look(plan, nproc: int | None, full: bool) -> list:
     """The findings of this process; none from a rank that is not the first of its machine."""
     import torch
 
-    from records.collective import Workers, rank_and_size
-    from records.preflight_run import not_asked, world_size
-    from records.world import World
+    from speedrun.preflight.collective import Workers, rank_and_size
+    from speedrun.preflight.run import not_asked, world_size
+    from speedrun.training.world import World
     (rank, size), launched = rank_and_size(), "WORLD_SIZE" in os.environ
     if nproc is not None and launched:
         raise Refusal("--nproc asks what torchrun has answered; leave one of them out", code=2)
@@ -117,7 +116,7 @@ def main(argv: list[str]) -> int:
     if args.nproc is not None and args.nproc < 1:
         raise Refusal(f"--nproc {args.nproc}: give at least 1", code=2)
     import train_gpt
-    from records import checkpoint
+    from speedrun.training import checkpoint
     plan = checkpoint.plan_of(train_gpt.parse, rest)
     found = look(plan, args.nproc, args.full)
     if os.environ.get("RANK", "0") == "0":

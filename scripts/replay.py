@@ -15,22 +15,21 @@ import time
 from collections import Counter
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 try:
     import torch
 except ImportError as missing:
     sys.exit(f"replay.py: {missing}; run scripts/setup.sh and then .venv/bin/python scripts/replay.py")
 
-from records import launch  # noqa: E402
-from records.cli import Parser, Refusal, command, print_json  # noqa: E402
-from records.header import Run, misfits  # noqa: E402
-from records.log import Log, read_log  # noqa: E402
-from records.rules_header import SOURCE_PATH, here  # noqa: E402
-from records.text import printable  # noqa: E402
-from records.world import divisor  # noqa: E402
-from scripts.verify import TOLERANCE  # noqa: E402
+from scripts.verify import TOLERANCE
+from speedrun import ROOT, launch
+from speedrun.cli import Parser, Refusal, command, print_json
+from speedrun.log.format import Log, read_log
+from speedrun.log.header import Run, misfits
+from speedrun.text import printable
+from speedrun.training.world import divisor
+from speedrun.verify.header import SOURCE_PATH, here
 
 EXAMPLE = """examples:
   python scripts/replay.py records/laptop/2026-11-23_aurora/*.txt.xz --seed 0

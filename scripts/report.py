@@ -11,15 +11,14 @@ import sys
 import warnings
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from records import curves  # noqa: E402
-from records.cli import Parser, Refusal, command, print_json  # noqa: E402
-from records.comparison import Comparison, figures, read_comparison  # noqa: E402
-from records.page import page  # noqa: E402
-from records.page_charts import whole_frame, zoom_frame  # noqa: E402
-from records.page_style import LIGHT  # noqa: E402
+from speedrun.cli import Parser, Refusal, command, print_json
+from speedrun.report import curves
+from speedrun.report.charts import whole_frame, zoom_frame
+from speedrun.report.comparison import Comparison, figures, read_comparison
+from speedrun.report.page import page
+from speedrun.report.style import LIGHT
 
 EXAMPLE = """example:
   python scripts/report.py records/laptop/*_muon records/laptop/*_aurora --out /tmp/report

@@ -35,7 +35,7 @@ fi
 
 # Wrong arguments end here, with the trainer's own line and exit code. -P: nothing is imported from the
 # caller's folder.
-plan=$("$python" -P "$root/scripts/needs.py" "$@")
+plan=$(PYTHONPATH=$root "$python" -P -m speedrun.training.needs "$@")
 fetch=()
 {
   read -r nproc

@@ -12,12 +12,11 @@ import math
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from records import evidence, planning  # noqa: E402
-from records.cli import Parser, Refusal, command, print_json  # noqa: E402
-from records.groups import Group, read_group  # noqa: E402
+from speedrun.cli import Parser, Refusal, command, print_json
+from speedrun.report.group import Group, read_group
+from speedrun.stats import planning, rule
 
 EXAMPLE = """examples:
   python scripts/stats.py one records/laptop/DATE_RECIPE --step 300 --target 1.38
@@ -41,29 +40,29 @@ def one(args) -> dict:
     official = group.official_step(target)
     step = args.step if args.step is not None else official["step"] if official else group.last_step
     losses = group.losses_at(step)
-    found = evidence.one_sample(losses.values(), target, group.sigma)
+    found = rule.one_sample(losses.values(), target, group.sigma)
     warnings = group.doubts
     if official and official["step"] == step:
         warnings += first_step_warnings(group, official)
     if args.best_of is not None:
         noise = (found["n"], group.sigma or found["sd"])
-        warnings.append(best_of_warning(args.best_of, *noise, evidence.LEVEL, "passes at the target"))
-    return dict(found, step=step, target=target, sigma=group.sigma, level=evidence.LEVEL, forked=group.forked,
+        warnings.append(best_of_warning(args.best_of, *noise, rule.LEVEL, "passes at the target"))
+    return dict(found, step=step, target=target, sigma=group.sigma, level=rule.LEVEL, forked=group.forked,
                 official_step=official and official["step"], seeds=list(losses),
-                crossing=evidence.mean_crossing(group.on_grid, target), warnings=warnings)
+                crossing=rule.mean_crossing(group.on_grid, target), warnings=warnings)
 
 
 def first_step_warnings(group: Group, official: dict) -> list[str]:
     """What the choice of the first passing step does."""
-    step, steps = official["step"], evidence.grid(group.on_grid)
+    step, steps = official["step"], rule.grid(group.on_grid)
     found = []
     if group.sigma is not None:  # a t-test's p does not say this by itself
         found = [f"step {step} is chosen as the first of {len(steps)} that passes, and such a step passes "
                  "narrowly: as many fresh seeds would pass there with probability "
                  f"{planning.replication(official['p']):.2f}"]
     if step != steps[0]:
-        before = evidence.losses_at(group.on_grid, steps[steps.index(step) - 1])
-        at = evidence.losses_at(group.on_grid, step)
+        before = rule.losses_at(group.on_grid, steps[steps.index(step) - 1])
+        at = rule.losses_at(group.on_grid, step)
         over = planning.first_step_overstatement([before[seed] for seed in at], at.values())
         if over is not None:
             found.append(f"by that choice its margin is overstated by {over:.5f} nats on average, through "
@@ -89,7 +88,7 @@ def show_one(found: dict) -> list[str]:
     if found["sigma"] is not None:
         lines.append(f"rule, sigma {found['sigma']} known: z = {found['z']:.2f}, one-sided p = "
                      f"{found['p']:.2g}; (target - mean) sqrt(n) = {gap * math.sqrt(n):.5f}, needs "
-                     f"{evidence.MARGIN}")
+                     f"{rule.MARGIN}")
     t_test = f"none, as {NO_NOISE}"
     if found["t"] is not None:
         t_test = f"t = {found['t']:.2f}, one-sided p = {found['t_p']:.2g}"
@@ -132,12 +131,12 @@ def pair(args) -> dict:
                       "between steps and loss; give --step", code=2)
     losses_a, losses_b = a.losses_at(steps[0]), b.losses_at(steps[1])
     if a.paired and b.paired:
-        found = evidence.compare(losses_a, losses_b)
+        found = rule.compare(losses_a, losses_b)
     else:
-        found = dict(evidence.welch(losses_a.values(), losses_b.values()), left_out=0)
-    rule = None
+        found = dict(rule.welch(losses_a.values(), losses_b.values()), left_out=0)
+    exchange = None
     if a.sigma is not None:
-        rule = evidence.exchange(losses_a.values(), losses_b.values(), *steps)
+        exchange = rule.exchange(losses_a.values(), losses_b.values(), *steps)
     warnings = [*a.doubts, *b.doubts]
     if a.codes != b.codes:
         warnings.append("A and B are not of the same code; a difference may be the code's")
@@ -145,8 +144,8 @@ def pair(args) -> dict:
         n = found["n"] if found["method"] == "paired" else min(found["n"])
         sd = found["sd"] if found["method"] == "paired" else a.sigma and planning.difference_sd(a.sigma)
         warnings.append(best_of_warning(args.best_of, n, sd, 0.025, "is called lower than an equal one"))
-    means = [evidence.mean_interval(losses.values())["mean"] for losses in (losses_a, losses_b)]
-    return dict(found, a=a.name, b=b.name, steps=steps, means=means, exchange=rule,
+    means = [rule.mean_interval(losses.values())["mean"] for losses in (losses_a, losses_b)]
+    return dict(found, a=a.name, b=b.name, steps=steps, means=means, exchange=exchange,
                 warnings=list(dict.fromkeys(warnings)))
 
 
@@ -167,10 +166,10 @@ def show_pair(found: dict) -> list[str]:
     if found["p"] is not None:
         lower = f"{'A' if found['mean'] < 0 else 'B'} is lower" if found["p"] < 0.05 else "not told apart"
         lines.append(f"verdict: {lower} at the 5 % level" + ("" if same_step else ", each at its own step"))
-    if (rule := found["exchange"]) is not None:
-        lines.append(f"rule: (gain of A + {evidence.NATS_PER_STEP * 100:g} per 100 steps saved) / "
-                     f"sqrt(1/n_a + 1/n_b) = {rule['statistic']:.5f}, needs {evidence.MARGIN}; A is "
-                     f"{'' if rule['pass'] else 'not '}shown to be better (one-sided p = {rule['p']:.2g})")
+    if (exchange := found["exchange"]) is not None:
+        lines.append(f"rule: (gain of A + {rule.NATS_PER_STEP * 100:g} per 100 steps saved) / "
+                     f"sqrt(1/n_a + 1/n_b) = {exchange['statistic']:.5f}, needs {rule.MARGIN}; "
+                     f"A is {'' if exchange['pass'] else 'not '}shown to be better (one-sided p = {exchange['p']:.2g})")
     return lines
 
 
@@ -201,7 +200,7 @@ def show_power(found: dict) -> list[str]:
         need = found["t_test"]
         return [f"to show a mean {found['margin']:g} nats below the target ({given}):",
                 f"  t-test: {seeds(need['n'])} (power {need['power']:.3f})",
-                f"  fineweb-124m's rule, sigma {evidence.SIGMA} known: {seeds(found['rule'])}"]
+                f"  fineweb-124m's rule, sigma {rule.SIGMA} known: {seeds(found['rule'])}"]
     lines = [f"to show a difference of {found['difference']:g} nats ({given}):"]
     for name, need in (("unrelated seeds", found["unpaired"]), ("the same seeds", found["paired"])):
         if need:
@@ -267,10 +266,10 @@ def parser() -> Parser:
         effect.add_argument("--margin", type=finite, help="of the true mean below the target, nats")
         effect.add_argument("--difference", type=finite, help="of two recipes' true means, nats")
         mode.add_argument("--correlation", type=finite, help="between the recipes' losses on one seed")
-        mode.add_argument("--sd", type=finite, default=evidence.SIGMA,
-                          help=f"between seeds (default {evidence.SIGMA}, fineweb-124m's)")
-        mode.add_argument("--alpha", type=finite, default=evidence.LEVEL,
-                          help=f"one-sided error (default {evidence.LEVEL:.5f}, that of the tracks' rule)")
+        mode.add_argument("--sd", type=finite, default=rule.SIGMA,
+                          help=f"between seeds (default {rule.SIGMA}, fineweb-124m's)")
+        mode.add_argument("--alpha", type=finite, default=rule.LEVEL,
+                          help=f"one-sided error (default {rule.LEVEL:.5f}, that of the tracks' rule)")
     for mode in (p, q, r, s):
         mode.add_argument("--json", action="store_true", help="print one JSON object")
     return top

@@ -9,17 +9,17 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from records import findings, study_run  # noqa: E402
-from records.cli import Parser, Refusal, command, print_json  # noqa: E402
-from records.study import Study  # noqa: E402
-from records.study_figures import figures  # noqa: E402
-from records.study_file import names, read_study  # noqa: E402
-from records.study_page import page  # noqa: E402
-from records.study_picture import draw, is_of  # noqa: E402
-from records.text import printable  # noqa: E402
+from speedrun import ROOT
+from speedrun.cli import Parser, Refusal, command, print_json
+from speedrun.studies import findings, runs
+from speedrun.studies.figures import figures
+from speedrun.studies.file import names, read_study
+from speedrun.studies.page import page
+from speedrun.studies.picture import draw, is_of
+from speedrun.studies.study import Study
+from speedrun.text import printable
 
 EXAMPLE = """examples:
   python scripts/study.py ladder
@@ -101,12 +101,12 @@ def listing(args, load) -> int:
 def run(args, load) -> int:
     """Tune, run what is missing, and write the pages."""
     study = read_study(args.name, args.records)
-    places = study_run.slots(study, args.jobs)
-    with study_run.workplace(study) as work:
+    places = runs.slots(study, args.jobs)
+    with runs.workplace(study) as work:
         try:
-            study_run.tune(study, places, work, args.data_dir)
+            runs.tune(study, places, work, args.data_dir)
             study = read_study(args.name, args.records)  # with what the tuning found
-            diverged = study_run.run_missing(study, places, work, args.data_dir)
+            diverged = runs.run_missing(study, places, work, args.data_dir)
         finally:
             load.cache_clear()
             write(args, load)

@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from records.cli import Parser, Refusal, command, print_json  # noqa: E402
-from records.environment import digest, without_folders  # noqa: E402
-from records.launch import environment  # noqa: E402
-from records.study import resolved  # noqa: E402
+from speedrun import ROOT
+from speedrun.cli import Parser, Refusal, command, print_json
+from speedrun.launch import environment
+from speedrun.studies.study import resolved
+from speedrun.training.machine import digest, without_folders
 
 EXAMPLE = """example:
   python scripts/sweep.py --recipe muon --lr 0.02 0.04 --weight-decay 0.025 0 0.1 --out muon.json

@@ -12,18 +12,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from records import launch  # noqa: E402
-from records.cli import Parser, Refusal, command, print_json  # noqa: E402
-from records.evidence import LEVEL  # noqa: E402
-from records.header import Run  # noqa: E402
-from records.log import Log, read_log  # noqa: E402
-from records.planning import MOST_LOOKS, naive_error  # noqa: E402
-from records.rules import Failure, Verdict, find, shortfall  # noqa: E402
-from records.rules_header import here  # noqa: E402
-from records.text import printable  # noqa: E402
+from speedrun import ROOT, launch
+from speedrun.cli import Parser, Refusal, command, print_json
+from speedrun.log.format import Log, read_log
+from speedrun.log.header import Run
+from speedrun.stats.planning import MOST_LOOKS, naive_error
+from speedrun.stats.rule import LEVEL
+from speedrun.text import printable
+from speedrun.verify.header import here
+from speedrun.verify.verdict import Failure, Verdict, find, shortfall
 
 EXAMPLE = """examples:
   python scripts/verify.py records/

@@ -21,8 +21,8 @@ import pytest
 import torch
 
 import train_gpt
-from records import checkpoint, world
-from records.log import read_log
+from speedrun.log.format import read_log
+from speedrun.training import checkpoint, world
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--track", "laptop", "--device", "cpu", "--recipe", "muon", "--allow-custom", "--track.context", "64",

@@ -13,9 +13,9 @@ import torch
 
 import train_gpt
 from data.shards import batches_in
-from records.environment import hardware, write_header
-from records.log import LogWriter, link
-from records.world import World
+from speedrun.log.format import LogWriter, link
+from speedrun.training.machine import hardware, write_header
+from speedrun.training.world import World
 
 START = 1_800_000_000  # 2027-01-15
 
@@ -48,7 +48,7 @@ def turned_clock():
     def now():
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(clock[0]))
 
-    with mock.patch("records.log.now", now), mock.patch("records.environment.now", now):
+    with mock.patch("speedrun.log.format.now", now), mock.patch("speedrun.training.machine.now", now):
         yield clock
 
 

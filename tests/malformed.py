@@ -263,8 +263,8 @@ scripts/ingest.py {empty folder}
 scripts/ingest.py {a file}
 scripts/preflight.py --nproc 0
 scripts/preflight.py --nproc x
-scripts/needs.py --track lap
-scripts/needs.py --steps x
+speedrun/training/needs.py --track lap
+speedrun/training/needs.py --steps x
 scripts/sweep.py --recipe muon
 scripts/sweep.py --recipe muon --lr x --weight-decay 0 --out {out}
 scripts/sweep.py --recipe muon --lr 1 --weight-decay 0 --out {a file}

@@ -11,8 +11,8 @@ import torch
 import train_gpt
 from data import cached_fineweb10B as fineweb
 from data.shards import sha256_of, write_shard
-from records.world import World
 from scripts.preflight import main
+from speedrun.training.world import World
 
 ROOT = Path(__file__).resolve().parents[1]
 ONE = World(0, 1, torch.device("cpu"))

@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 import train_gpt
 from data.shards import write_shard
 from optimizers import build_optimizers
-from records import bench, bench_against, bench_parts, chunked, spans
-from records.bench_against import Length
-from records.cli import Refusal
-from records.gradients import bytes_per_step
-from records.log import Point
-from records.memory import estimate
-from records.preflight import PROCESS_BYTES
-from records.world import World
 from scripts import bench_step
+from speedrun.bench import against, measure, parts, spans
+from speedrun.bench.against import Length
+from speedrun.cli import Refusal
+from speedrun.log.format import Point
+from speedrun.preflight.machine import PROCESS_BYTES
+from speedrun.training import chunked
+from speedrun.training.estimate import estimate
+from speedrun.training.gradients import bytes_per_step
+from speedrun.training.world import World
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--device", "cpu", "--track", "laptop", "--allow-custom", "--track.val_tokens", "256",
@@ -127,11 +128,11 @@ def delay_optimizer(run):
                                          ("backward", delay_backward), ("optimizer", delay_optimizer)])
 def test_the_time_of_a_part_is_counted_there(part, delay):
     plan = train_gpt.parse(TINY)
-    run, _ = bench.build(plan, World(0, 1, torch.device("cpu")), synthetic=True)
+    run, _ = measure.build(plan, World(0, 1, torch.device("cpu")), synthetic=True)
     run.micro = len(run.train[0][0])  # one pass
     delay(run)
     update = train_gpt.update
-    found = bench_parts.part_times(train_gpt.Training(run, 0), 0, 2)
+    found = parts.part_times(train_gpt.Training(run, 0), 0, 2)
     assert found["parts"][part] > 150 and train_gpt.update is update
 
 
@@ -229,7 +230,7 @@ def test_only_the_named_lines_change():
     length = Length.timing(50, 65536)
     assert length == Length(steps=60, every=10, val_tokens=65536)
     before = THEIRS.replace("2 * 128", "8 * 64 * 1024")
-    after = bench_against.shortened(before, length, 65536, "theirs.py")
+    after = against.shortened(before, length, 65536, "theirs.py")
     wanted = (("8 * 64 * 1024", "65536"), ("4 * 256", "65536"), ("train_steps = 3250", "train_steps = 60"),
               ("125 if step / train_steps < 0.9 else 25", "10"))
     for old, new in wanted:
@@ -266,7 +267,7 @@ def test_too_few_tokens_for_the_other_script_are_refused_before_any_run(capsys, 
 def test_a_run_without_the_lines_to_time_is_refused():
     points = [Point(step, 1.0, float(step), 1, 8, 1.0, {}) for step in (0, 8)]
     with pytest.raises(Refusal, match="printed no lines `step:4/8 val_loss:"):
-        bench_against.check(points, Length(8, 4, 256), "run 2 of 2 (the other script)")
+        against.check(points, Length(8, 4, 256), "run 2 of 2 (the other script)")
 
 
 @pytest.mark.parametrize("args, message", [

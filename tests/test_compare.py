@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from records.calibration import score
-from records.log import read_log
-from records.world import World
 from scripts import compare
 from scripts.compare import Trained, interval_of, judged, time_ratio
+from speedrun.log.format import read_log
+from speedrun.training.calibration import score
+from speedrun.training.world import World
 from tests.made_logs import make_log
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,10 +8,9 @@ from torch import nn
 import train_gpt
 from optimizers import Aurora, Muon, UNorMuon, balanced_polar, polar
 from optimizers.diagnostics import activation_dead, diagnose, leverage, of_optimizer
-from records.log import read_log
+from speedrun.log.format import read_log
+from tests.matrices import TALL, WIDE, matrix, spread
 from train_gpt import GPT, ModelConfig, initialise
-
-from .matrices import TALL, WIDE, matrix, spread
 
 
 def test_leverage_is_that_of_the_left_singular_vectors():

@@ -10,10 +10,10 @@ import pytest
 
 from optimizers import RECIPES, TailAverage
 from optimizers.stage import Stage
-from records.cli import Refusal
-from records.export_sections import read_sections
-from records.export_source import gather
 from scripts import export
+from speedrun.cli import Refusal
+from speedrun.export.sections import read_sections
+from speedrun.export.source import gather
 from tests.exporting import PIECES, UPSTREAM, exported, filled, upstream  # noqa: F401
 
 MODULE_FORM = '''

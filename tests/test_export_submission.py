@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from records import evidence, export_submission, track3
-from records.cli import Refusal
-from records.log import LogWriter
 from scripts import export
+from speedrun.board import track3
+from speedrun.cli import Refusal
+from speedrun.export import submission
+from speedrun.log.format import LogWriter
+from speedrun.stats import rule
 from tests.exporting import exported, upstream  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,13 +43,13 @@ def test_draft(logs, tmp_path):
             for step, passes in ((3175, True), (3200, False), (3225, True), (3300, True))]
     (tmp_path / "track3.json").write_text(json.dumps(dict(rows=rows)))
     paths, out = logs(), tmp_path / "submission"
-    found = export_submission.draft(paths, out, tmp_path / "track3.json")
+    found = submission.draft(paths, out, tmp_path / "track3.json")
     assert (found["recipe"], found["step"], found["n"], found["seeds"]) == ("aurora", 3200, 4, [0, 1, 2, 3])
     assert found["statistic"] == pytest.approx(0.0042) and found["mean"] == pytest.approx(3.2779)
     assert found["before"]["step"] == 3175 and found["before"]["statistic"] == pytest.approx(0.0036)
     assert found["before"]["pass"] is False
     at_3200, theirs = [3.2779 + (seed - 1.5) / 1000 for seed in range(4)], [3.2788, 3.2788]
-    assert found["against"] == dict(row=11, step=3225, **evidence.exchange(at_3200, theirs, 3200, 3225))
+    assert found["against"] == dict(row=11, step=3225, **rule.exchange(at_3200, theirs, 3200, 3225))
     assert sorted(path.name for path in out.iterdir()) == found["files"] == [
         "H100-80GB-HBM3_seed0.txt", "H100-80GB-HBM3_seed1.txt", "H100-80GB-HBM3_seed2-3.txt", "README.md",
         "summary.tsv", "zoomed_figure.png"]
@@ -83,9 +85,9 @@ def test_draft_by_command(logs, tmp_path, capsys):
 def test_no_result_below_and_one_seed(logs, tmp_path):
     with pytest.raises(Refusal, match="not what scripts/ingest.py writes"):
         (tmp_path / "track3.json").write_text('{"rows": [{"passes": true, "step": 3300}]}')
-        export_submission.draft(logs(), tmp_path / "s", tmp_path / "track3.json")
+        submission.draft(logs(), tmp_path / "s", tmp_path / "track3.json")
     paths = logs(files=[(5,)], losses={9000: 3.2, 9025: 3.1}, gpu="../x|y", last=9025)
-    found = export_submission.draft(paths, tmp_path / "s", tmp_path / "none.json")
+    found = submission.draft(paths, tmp_path / "s", tmp_path / "none.json")
     assert found["against"] is None and found["before"]["step"] == 0
     assert "x-y_seed5.txt" in found["files"] and "No result here" in (tmp_path / "s/README.md").read_text()
 

@@ -11,15 +11,15 @@ import torch.multiprocessing as mp
 from torch import nn
 
 import optimizers.matrix
-import records.chunked
+import speedrun.training.chunked
 import train_gpt
 from optimizers import build_optimizers, resolve
 from optimizers.diagnostics import activation_dead
 from optimizers.stage import run_chain
-from records import gradients
-from records.gradients import Gradients, buckets_of, bytes_per_step
-from records.log import read_log
-from records.world import World
+from speedrun.log.format import read_log
+from speedrun.training import gradients
+from speedrun.training.gradients import Gradients, buckets_of, bytes_per_step
+from speedrun.training.world import World
 from train_gpt import GPT, ModelConfig, initialise
 
 TINY = dict(vocab_size=300, num_layers=3, model_dim=64, head_dim=32)
@@ -51,7 +51,7 @@ def outcome(model):
 @pytest.mark.parametrize("dtype, bound", [("float32", 1e-5), ("bfloat16", 1e-2)])
 @pytest.mark.parametrize("chunk", [100, 256, 10**6])  # 256 tokens: uneven, one chunk, more than there are
 def test_the_chunked_loss_and_its_gradients(monkeypatch, dtype, bound, chunk):
-    monkeypatch.setattr(records.chunked, "CHUNK", chunk)
+    monkeypatch.setattr(speedrun.training.chunked, "CHUNK", chunk)
     plain, fast = model_of(dtype), model_of(dtype)
     fast.speed_up(compile=False)
     (loss, again, grads), (fast_loss, fast_again, fast_grads) = outcome(plain), outcome(fast)
@@ -63,7 +63,7 @@ def test_the_chunked_loss_and_its_gradients(monkeypatch, dtype, bound, chunk):
 
 
 def test_the_logits_of_all_tokens_never_exist(monkeypatch):
-    monkeypatch.setattr(records.chunked, "CHUNK", 64)
+    monkeypatch.setattr(speedrun.training.chunked, "CHUNK", 64)
     model, largest = model_of(), []
     model.speed_up(compile=False)
 
@@ -246,7 +246,7 @@ def test_a_fast_run_has_the_losses_of_a_plain_one(capsys, laptop, tmp_path):
 
 def test_without_gradients_none_are_taken(monkeypatch):
     model, calls = model_of(), []
-    monkeypatch.setattr(records.chunked.ChunkedLoss, "apply", lambda *args: calls.append(args))
+    monkeypatch.setattr(speedrun.training.chunked.ChunkedLoss, "apply", lambda *args: calls.append(args))
     model.speed_up(compile=False)
     with torch.no_grad():
         assert model(*tokens()) > 0

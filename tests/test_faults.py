@@ -16,11 +16,26 @@ from pathlib import Path
 import pytest
 import torch
 
-from records import world
-from records.environment import without_folders
-from records.world import World
-from tests.faulting import (BEHIND_TWO, LAUNCHERS, Ranks, Torchrun, checkpoints, full, goes_on, kill,
-                            last_resume, outcome, ours, reason, same, text, wait_for)
+from speedrun.training import world
+from speedrun.training.machine import without_folders
+from speedrun.training.world import World
+from tests.faulting import (
+    BEHIND_TWO,
+    LAUNCHERS,
+    Ranks,
+    Torchrun,
+    checkpoints,
+    full,
+    goes_on,
+    kill,
+    last_resume,
+    ours,
+    outcome,
+    reason,
+    same,
+    text,
+    wait_for,
+)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc and PR_SET_PDEATHSIG are Linux's")
 

@@ -8,8 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.faulting import (BEHIND_TWO, ROOT, Ranks, Torchrun, checkpoints, finish, full, goes_on,
-                            last_resume, limit_files, outcome, ours, same, text, wait_for)
+from tests.faulting import (
+    BEHIND_TWO,
+    ROOT,
+    Ranks,
+    Torchrun,
+    checkpoints,
+    finish,
+    full,
+    goes_on,
+    last_resume,
+    limit_files,
+    ours,
+    outcome,
+    same,
+    text,
+    wait_for,
+)
 from tests.test_data_tools import TRAIN1, VAL, fetch, holds, hub  # noqa: F401
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="prlimit(2) and capset(2) are Linux's")

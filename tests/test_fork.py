@@ -17,12 +17,13 @@ from scipy import stats
 
 import train_gpt
 from optimizers import RECIPES, EmaNesterov, TailAverage
-from records import board, evidence
-from records.fork_evidence import lines, weigh
-from records.log import Log, Point, read_log
-from records.planning import seeds_for_interval
-from records.rules import judge_record
 from scripts import fork, replay
+from speedrun.board import standings
+from speedrun.experiments.fork_figures import lines, weigh
+from speedrun.log.format import Log, Point, read_log
+from speedrun.stats import rule
+from speedrun.stats.planning import seeds_for_interval
+from speedrun.verify.verdict import judge_record
 from tests.made_logs import make_log, parts, rechain
 from tests.verifying import check  # noqa: F401
 
@@ -50,10 +51,10 @@ def wrapped(monkeypatch):
 def checkout(tmp_path_factory):
     """A copy of the project that knows the recipe `wrapped`, for processes of its own."""
     root = tmp_path_factory.mktemp("checkout")
-    for path in [ROOT / "train_gpt.py", *(p for part in ("optimizers", "data", "records", "scripts")
-                                          for p in (ROOT / part).glob("*.py"))]:
+    for path in [ROOT / "train_gpt.py", *(p for part in ("optimizers", "data", "speedrun", "scripts")
+                                          for p in (ROOT / part).rglob("*.py"))]:
         target = root / path.relative_to(ROOT)
-        target.parent.mkdir(exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
     with open(root / "optimizers/recipes.py", "a", encoding="utf-8") as file:
         file.write("\nfrom .wrappers import EmaNesterov, TailAverage  # noqa: E402\nRECIPES['wrapped'] = "
@@ -274,7 +275,7 @@ def test_forks_of_an_official_track_stand_and_are_on_no_board(check, whole_text,
         assert check(text=a_fork(whole_text, at)) == (0, [])
     folder.mkdir(parents=True)
     (folder / "a.txt").write_text(a_fork(whole_text, 100))
-    found = board.read_board(tmp_path / "records")
+    found = standings.read_board(tmp_path / "records")
     assert found.entries == [] and found.failures == {}
     assert found.left_out == {"laptop/2027-01-15_aurora": "forked from another run"}
 
@@ -309,7 +310,7 @@ def test_the_figures_of_a_fork():
     assert d["correlation"] == pytest.approx(stats.pearsonr(a, b).statistic)
     assert "difference" not in found["variants"]["aurora"]
     half = (d["high"] - d["low"]) / 2
-    sds = [evidence.mean_interval(losses)["sd"] for losses in (b, a)]
+    sds = [rule.mean_interval(losses)["sd"] for losses in (b, a)]
     assert d["unpaired_seeds"] == seeds_for_interval(half, sds) > 100
     # 8 full runs of 150 s; of these 4 trunks of 45.5 s, and 8 rests of 105 s
     assert found["seconds"] == dict(trunks=182, forks=840, full=1200, saved=178)

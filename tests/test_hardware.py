@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from records import environment
-from records.cli import Refusal
-from records.world import World
+from speedrun.cli import Refusal
+from speedrun.training import machine
+from speedrun.training.world import World
 
 # A driver that knows GPUs 5a and 6b alone, and answers for the one that is asked for.
 DRIVER = """#!/bin/sh
@@ -22,7 +22,7 @@ case "$1" in --id=GPU-5a | --id=GPU-6b) echo "570.1, 1755, 1980, 2619, 700.00, 4
 def one_rank(rank, port, folder, names):
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=len(names))
     torch.cuda.get_device_properties = lambda device: SimpleNamespace(**names[rank])
-    found = environment.hardware(World(rank, len(names), torch.device("cuda", 0)))
+    found = machine.hardware(World(rank, len(names), torch.device("cuda", 0)))
     (folder / f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 

@@ -262,7 +262,7 @@ def test_a_vocabulary_without_a_tokenizer():
 FETCH = """
 import pathlib, sys
 from data import hellaswag
-from records.cli import command
+from speedrun.cli import command
 sys.exit(command(lambda argv: hellaswag.fetch_items(pathlib.Path(argv[0])) and 0)())
 """
 

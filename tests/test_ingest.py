@@ -11,7 +11,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import ingest  # noqa: E402
 
-from records import evidence, track3  # noqa: E402
+from speedrun.board import track3  # noqa: E402
+from speedrun.stats import rule  # noqa: E402
 
 FOLDER = Path("records/track_3_optimization")
 RULE = "=" * 100
@@ -79,7 +80,7 @@ def test_figures_of_a_row(clone, capsys, tmp_path):
     # compiling, 60 s in the first interval, does not weigh
     assert one["hardware"] == [dict(gpu="NVIDIA H100", world_size=8, n=4, step_ms=150.0)]
     assert one["near"][0]["steps"] == [1000, 2000, 2100, 2200, 2300]
-    crossing = evidence.mean_crossing(track3.series(one), 3.28)
+    crossing = rule.mean_crossing(track3.series(one), 3.28)
     assert crossing["n"] == 4 and crossing["mean"] == pytest.approx(2200 - 100 * 0.00275 / 0.005)
     assert "code" not in json.dumps(found["rows"])  # figures only
     capsys.readouterr()
@@ -156,7 +157,7 @@ def test_the_committed_figures_agree_with_themselves():
     assert [row["row"] for row in found["rows"]] == list(range(1, 47))
     for row in found["rows"]:
         series = track3.series(row)
-        losses = list(evidence.losses_at(series, row["step"]).values())
+        losses = list(rule.losses_at(series, row["step"]).values())
         assert len(losses) == row["n"] and sum(losses) / row["n"] == pytest.approx(row["mean"], abs=1e-6)
-        assert row["passes"] == evidence.one_sample(losses, found["target"], evidence.SIGMA)["pass"]
+        assert row["passes"] == rule.one_sample(losses, found["target"], rule.SIGMA)["pass"]
         assert sum(machine["n"] for machine in row["hardware"]) == row["n"]

@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from records.launch import run
-from records.study_run import Task, said
+from speedrun.launch import run
+from speedrun.studies.runs import Task, said
 
 WARNED = "train_gpt.py: warning: versions: driver 570.1: no GPU run of this code has been tested"
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from records import board, board_page, evidence
-from records.text import printable
+from speedrun.board import page, standings
+from speedrun.stats import rule
+from speedrun.text import printable
 from tests.made_logs import make_log
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,13 +95,13 @@ def test_records_in_order_of_their_steps_with_figures_from_the_logs(records, run
     assert [r["place"] for r in found["records"]] == [1, 2, None]
 
     for record in (aurora, muon):
-        entry, = (e for e in board.read_board(records).entries if e.path == record["path"])
-        at = list(evidence.losses_at(entry.series, record["step"]).values())
-        before = max(step for step in evidence.grid(entry.series) if step < record["step"])
-        assert evidence.one_sample(at, 1.38)["pass"] and record["mean"] == pytest.approx(sum(at) / 4)
-        assert not evidence.one_sample(evidence.losses_at(entry.series, before).values(), 1.38)["pass"]
-    steps = [{seed: evidence.crossing(points, 1.38) for seed, points in entry.series.items()}
-             for entry in board.read_board(records).entries if entry.claim["recipe"] != "adamw"]
+        entry, = (e for e in standings.read_board(records).entries if e.path == record["path"])
+        at = list(rule.losses_at(entry.series, record["step"]).values())
+        before = max(step for step in rule.grid(entry.series) if step < record["step"])
+        assert rule.one_sample(at, 1.38)["pass"] and record["mean"] == pytest.approx(sum(at) / 4)
+        assert not rule.one_sample(rule.losses_at(entry.series, before).values(), 1.38)["pass"]
+    steps = [{seed: rule.crossing(points, 1.38) for seed, points in entry.series.items()}
+             for entry in standings.read_board(records).entries if entry.claim["recipe"] != "adamw"]
     differences = [steps[1][seed] - steps[0][seed] for seed in range(4)]
     assert muon["against"]["mean"] == pytest.approx(sum(differences) / 4) and muon["against"]["mean"] > 0
     assert aurora["against"] is None and adamw["against"] is None
@@ -142,8 +143,8 @@ def test_seeds_that_never_cross_are_kept_and_prevent_the_paired_verdict(made, ru
     assert code == 0 and [r["recipe"] for r in found["records"]] == ["muon", "aurora"]
     crossing = found["records"][1]["crossing"]
     assert (crossing["n"], crossing["crossed"]) == (20, 19)
-    entry = max(board.read_board(tmp_path).entries, key=lambda entry: entry.claim["n"])
-    seen = [evidence.crossing(points, 1.38) for seed, points in entry.series.items() if seed != 7]
+    entry = max(standings.read_board(tmp_path).entries, key=lambda entry: entry.claim["n"])
+    seen = [rule.crossing(points, 1.38) for seed, points in entry.series.items() if seed != 7]
     assert crossing["mean"] > sum(seen) / 19 and crossing["low"] < crossing["mean"] < crossing["high"]
     row = cells((tmp_path / "README.md").read_text(), "## `laptop`")[1]
     assert row[5] == "20 (19 cross)" and row[7] == "no test: a seed never crosses"
@@ -157,10 +158,10 @@ def test_on_the_race_steps_are_exchanged_for_loss(made, run, tmp_path):
     code, found, _ = run(tmp_path)
     first, second = found["records"]
     assert code == 0 and first["step"] < second["step"]
-    losses = [list(evidence.losses_at(e.series, e.claim["step"]).values())
-              for e in sorted(board.read_board(tmp_path).entries, key=lambda e: e.claim["step"])]
-    gain = evidence.exchange(*losses, first["step"], second["step"])["gain"]
-    assert second["against"]["mean"] == pytest.approx(gain / evidence.NATS_PER_STEP)
+    losses = [list(rule.losses_at(e.series, e.claim["step"]).values())
+              for e in sorted(standings.read_board(tmp_path).entries, key=lambda e: e.claim["step"])]
+    gain = rule.exchange(*losses, first["step"], second["step"])["gain"]
+    assert second["against"]["mean"] == pytest.approx(gain / rule.NATS_PER_STEP)
     assert "| 1 | aurora |" in (tmp_path / "README.md").read_text()
 
 
@@ -282,7 +283,7 @@ def test_many_records_are_read_by_several_processes_with_the_same_page(records, 
     log = records / "laptop/2027-01-15_adamw/0.txt"
     log.write_text(log.read_text()[:-20])
     (code, found, err), page = run(records), (records / "README.md").read_bytes()
-    monkeypatch.setattr(board, "MANY", 1)
+    monkeypatch.setattr(standings, "MANY", 1)
     assert run(records) == (code, dict(found, changed=False), err) and code == 1
     assert (records / "README.md").read_bytes() == page
 
@@ -312,7 +313,7 @@ def test_a_record_json_that_cannot_be_read_is_a_failure(records, run, text):
 
 @given(st.text(max_size=80))
 def test_any_name_is_one_cell_of_text(text):
-    shown = board_page.escape(text)
+    shown = page.escape(text)
     assert shown.isprintable()
     bare = re.sub(r"\\[!-/:-@\[-`{-~]", " ", shown)  # what is left when each escaped mark is taken out
     assert not set(bare) & set("\\`*_[]<>|~$")

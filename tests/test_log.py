@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from records.cli import Refusal
-from records.log import LogWriter, lock_folder, read_log
+from speedrun.cli import Refusal
+from speedrun.log.format import LogWriter, lock_folder, read_log
 
 
 def write(folder, end=True):

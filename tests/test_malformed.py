@@ -16,9 +16,9 @@ import pytest
 import torch
 
 import train_gpt
-from records import checkpoint
-from records.environment import digest
-from records.log import read_log
+from speedrun.log.format import read_log
+from speedrun.training import checkpoint
+from speedrun.training.machine import digest
 from tests import malformed
 from tests.faulting import ROOT, command
 from tests.malformed import SMALL, fill
@@ -43,7 +43,7 @@ def ask(path, words):
 def judge(path, code, out, err):
     """What is wrong with the answer of a command to what it cannot work with; "" where nothing is."""
     name, lines = Path(path).name, err.splitlines()
-    if path == "scripts/needs.py" and lines and lines[0].startswith("train_gpt.py: "):
+    if path == "speedrun/training/needs.py" and lines and lines[0].startswith("train_gpt.py: "):
         name = "train_gpt.py"  # whose words they are
     if code not in (1, 2):
         return f"exit code {code}: {err}{out[-300:]}"

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 import train_gpt
-from records import bench
-from records.cli import Refusal, command
-from records.world import World
+from speedrun.bench import measure
+from speedrun.cli import Refusal, command
+from speedrun.training.world import World
 
 TINY = ["--device", "cpu", "--track", "laptop", "--allow-custom", "--track.val_tokens", "256",
         "--track.context", "64", "--track.tokens_per_step", "1024", "--track.model.num_layers", "1",
@@ -25,7 +25,7 @@ def warmed(error: RuntimeError, most: int) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_gpt.GPT, "forward", forward)
         plan = train_gpt.parse(TINY)
-        return bench.build(plan, World(0, 1, torch.device("cpu")), synthetic=True)[0].micro
+        return measure.build(plan, World(0, 1, torch.device("cpu")), synthetic=True)[0].micro
 
 
 @pytest.mark.parametrize("error", [FULL, CUBLAS, TRITON])

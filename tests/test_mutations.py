@@ -7,9 +7,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.made_logs import parts, rechain
-from tests.verifying import (ROOT, at, both, check, double, double_section, drop, drop_section,  # noqa: F401
-                             fields, in_source, move, pattern, rename_section, swap, swap_sections, verify,
-                             whole)
+from tests.verifying import (  # noqa: F401
+    ROOT,
+    at,
+    both,
+    check,
+    double,
+    double_section,
+    drop,
+    drop_section,
+    fields,
+    in_source,
+    move,
+    pattern,
+    rename_section,
+    swap,
+    swap_sections,
+    verify,
+    whole,
+)
 
 TRAINER = '@ source {"path": "train_gpt.py"'
 

@@ -7,13 +7,24 @@ import pytest
 import torch
 from torch import nn
 
-from optimizers import (RECIPES, Aurora, Decay, MatrixOptimizer, Muon, Nesterov, NorMuon, Polar, Soap,
-                        build_optimizers, polar, resolve)
+from optimizers import (
+    RECIPES,
+    Aurora,
+    Decay,
+    MatrixOptimizer,
+    Muon,
+    Nesterov,
+    NorMuon,
+    Polar,
+    Soap,
+    build_optimizers,
+    polar,
+    resolve,
+)
 from optimizers.balance import balances_rows
+from tests.golden.inputs import SHAPES, weight_and_gradients
+from tests.matrices import SQUARE, TALL, WIDE, matrix
 from train_gpt import GPT, PRESETS, TRACKS
-
-from .golden.inputs import SHAPES, weight_and_gradients
-from .matrices import SQUARE, TALL, WIDE, matrix
 
 WEIGHTS = json.loads((Path(__file__).parent / "golden/weights.json").read_text())  # see golden/make.py
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from records import planning
-from records.evidence import CRITICAL, LEVEL, SIGMA
+from speedrun.stats import planning
+from speedrun.stats.rule import CRITICAL, LEVEL, SIGMA
 
 FIFTHS = [0.2, 0.4, 0.6, 0.8, 1.0]
 

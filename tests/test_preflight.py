@@ -8,14 +8,13 @@ import sys
 import pytest
 
 import train_gpt
-from records import memory, preflight, preflight_run
-from records.cli import Refusal
-from records.log import lock_folder
-from records.world import join_world
 from scripts.preflight import main
-
-from .preflighting import ONE, ROOT, SMALL, ask, folder, meta, only, plan_of, run  # noqa: F401
-
+from speedrun.cli import Refusal
+from speedrun.log.format import lock_folder
+from speedrun.preflight import machine, run
+from speedrun.training import estimate
+from speedrun.training.world import join_world
+from tests.preflighting import ONE, ROOT, SMALL, ask, folder, meta, only, plan_of, run  # noqa: F401
 
 # ---------------------------------------------------------------- the command
 
@@ -81,44 +80,44 @@ def little_disk(tmp_path, monkeypatch):
 def test_a_disk_too_small(little_disk, laptop):
     plan = train_gpt.parse(["--device", "cpu", "--track", "laptop", "--data-dir", str(laptop),
                             "--log-dir", str(little_disk / "run")])
-    stop = only(preflight.disk(plan, meta(plan)), "stop")
+    stop = only(machine.disk(plan, meta(plan)), "stop")
     assert "8 MB free" in stop.what and "--log-dir" in stop.fix
     with pytest.raises(Refusal, match="disk: 8 MB free") as refusal:
-        preflight.quick(plan, ONE, meta(plan))
+        machine.quick(plan, ONE, meta(plan))
     assert refusal.value.code == 1 and "\n" not in str(refusal.value)
 
 
 def test_disk_counts_weights_and_checkpoints(folder):
     plan = plan_of(folder, "--seeds", "0", "1", "--save")
     plan.args.checkpoint_every = 100
-    needs, model = memory.disk_bytes(plan, meta(plan)), meta(plan)
+    needs, model = estimate.disk_bytes(plan, meta(plan)), meta(plan)
     weights = sum(p.nbytes for p in model.parameters())
     assert needs["weights"] == 2 * weights and needs["checkpoints"] > 3 * 1.5 * weights
     many = train_gpt.parse([*SMALL[:4], "--seeds", *map(str, range(400))])
-    assert memory.disk_bytes(many, model)["log"] > needs["log"]
+    assert estimate.disk_bytes(many, model)["log"] > needs["log"]
 
 
 def test_log_folder(tmp_path, folder, capsys):
-    assert preflight_run.folder(plan_of(folder, "--log-dir", tmp_path / "a" / "b"))[0].level == "ok"
+    assert run.folder(plan_of(folder, "--log-dir", tmp_path / "a" / "b"))[0].level == "ok"
     assert not (tmp_path / "a").exists()
     (tmp_path / "file").touch()
     for place in ("file", "file/below"):
-        stop = only(preflight_run.folder(plan_of(folder, "--log-dir", tmp_path / place)), "stop")
+        stop = only(run.folder(plan_of(folder, "--log-dir", tmp_path / place)), "stop")
         assert "cannot write in the log folder" in stop.what and "--log-dir" in stop.fix
     lock = lock_folder(tmp_path / "held")
     code, result = ask(capsys, *SMALL, "--data-dir", folder, "--log-dir", tmp_path / "held")
     assert code == 1 and "another run is writing" in str(result["findings"][0])
     lock.close()
-    assert preflight_run.folder(plan_of(folder, "--log-dir", tmp_path / "held"))[0].level == "ok"
+    assert run.folder(plan_of(folder, "--log-dir", tmp_path / "held"))[0].level == "ok"
     (tmp_path / "held" / "log.txt").touch()
-    stop = only(preflight_run.folder(plan_of(folder, "--log-dir", tmp_path / "held")), "stop")
+    stop = only(run.folder(plan_of(folder, "--log-dir", tmp_path / "held")), "stop")
     assert "holds a run already" in stop.what and "--resume" in stop.fix
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
 def test_a_read_only_log_folder(tmp_path, folder):
     (tmp_path / "mine").mkdir(mode=0o500)
-    assert "Permission denied" in only(preflight_run.folder(plan_of(folder, "--log-dir", tmp_path / "mine")),
+    assert "Permission denied" in only(run.folder(plan_of(folder, "--log-dir", tmp_path / "mine")),
                                        "stop").what
 
 
@@ -128,7 +127,7 @@ def test_a_read_only_log_folder(tmp_path, folder):
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 16, 32])
 def test_ranks_are_judged_as_the_trainer_judges_them(laptop, size, monkeypatch):
     plan = train_gpt.parse(["--device", "cpu", "--track", "laptop", "--data-dir", str(laptop)])
-    finding = preflight_run.world_size(plan, size, launched=True)[0]
+    finding = run.world_size(plan, size, launched=True)[0]
     if 16 % size == 0:
         assert finding.level in ("ok", "warn")  # a warning where there are fewer cores
         return

@@ -11,12 +11,11 @@ import torch
 import train_gpt
 from optimizers import RECIPES, Soap, build_optimizers
 from optimizers.matrix import CPU_STACK_BYTES
-from records import memory, preflight, preflight_run
-from records.cli import Refusal
-from records.world import World
-
-from .preflighting import ONE, folder, found, meta, only, plan_of  # noqa: F401
-
+from speedrun.cli import Refusal
+from speedrun.preflight import machine, run
+from speedrun.training import estimate
+from speedrun.training.world import World
+from tests.preflighting import ONE, folder, found, meta, only, plan_of  # noqa: F401
 
 # ---------------------------------------------------------------- memory
 
@@ -35,7 +34,7 @@ def test_activations_of_a_sequence_against_what_autograd_keeps(dtype, mlp):
     with torch.autograd.graph.saved_tensors_hooks(note_storage, lambda tensor: tensor):
         model(tokens, tokens)
     real = sum(tensor.untyped_storage().nbytes() for address, tensor in kept.items() if address not in own)
-    need = memory.estimate(model.to("meta"), RECIPES["muon"], context=256)
+    need = estimate.estimate(model.to("meta"), RECIPES["muon"], context=256)
     # 8 of the estimate's 24 V bytes a token are gradients, which autograd makes later.
     assert 0.95 * real < need.casts + 4 * (need.sequence - 8 * 1024 * 256) < 1.3 * real
 
@@ -52,7 +51,7 @@ def test_optimizer_state_is_counted_as_it_is_allocated(name):
         optimizer.step()
     real = sum(value.nbytes for optimizer in optimizers for state in optimizer.state.values()
                for value in state.values() if value.ndim)
-    one, two = (memory.estimate(model.to("meta"), recipe, 16, world_size=n) for n in (1, 2))
+    one, two = (estimate.estimate(model.to("meta"), recipe, 16, world_size=n) for n in (1, 2))
     assert one.state == real and one.weights == sum(p.nbytes for p in model.parameters())
     assert (two.state < one.state) == (name != "adamw")  # matrices are sharded
 
@@ -91,28 +90,28 @@ def test_a_step_takes_no_more_than_the_estimate():
 
 def test_micro_batches_that_fit(folder, monkeypatch):
     plan = plan_of(folder, "--track.tokens_per_step", 2**19)
-    need = memory.estimate(meta(plan), plan.recipe, 1024, world_size=8)
+    need = estimate.estimate(meta(plan), plan.recipe, 1024, world_size=8)
     assert [need.fitting(need.needed(7) + extra) for extra in (0, -1)] == [7, 6]
     assert need.fitting(need.needed(1) - 1) == 0
     # A GPU of 80 GB of which others hold what leaves room for 7 sequences: no such machine runs the tests.
-    gpu, free = World(0, 8, torch.device("cuda", 0)), preflight.PROCESS_BYTES + need.needed(7)
+    gpu, free = World(0, 8, torch.device("cuda", 0)), machine.PROCESS_BYTES + need.needed(7)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H100")
     for free, level, words in ((free, "ok", "micro-batches of 7"), (need.fixed, "warn", "are needed")):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 80 * 10**9))
-        finding = preflight.memory(plan, gpu, meta(plan))[0]
+        finding = machine.memory(plan, gpu, meta(plan))[0]
         assert finding.level == level and words in finding.what, finding
 
 
 def test_memory_stops_and_warns(folder):
-    assert preflight.memory(plan_of(folder), ONE, meta(plan_of(folder)))[0].level == "ok"
+    assert machine.memory(plan_of(folder), ONE, meta(plan_of(folder)))[0].level == "ok"
     sizes = [f"--track.{name}={2**26}" for name in ("context", "tokens_per_step", "val_tokens")]
     long = plan_of(folder, *sizes)
-    assert "are needed by this estimate" in only(preflight.memory(long, ONE, meta(long)), "warn").what
+    assert "are needed by this estimate" in only(machine.memory(long, ONE, meta(long)), "warn").what
     large = plan_of(folder, "--track.model.model_dim", 2**16, "--track.model.num_layers", 99)
-    assert "fewer processes" in only(preflight.memory(large, ONE, meta(large)), "stop").fix
+    assert "fewer processes" in only(machine.memory(large, ONE, meta(large)), "stop").fix
     large.args.checkpoint_every = 0  # its checkpoints would fill the disk, and that finding comes first
     with pytest.raises(Refusal, match="^memory: weights .* end before its first step"):
-        preflight.quick(large, ONE, meta(large))
+        machine.quick(large, ONE, meta(large))
 
 
 # ---------------------------------------------------------------- versions and GPUs
@@ -138,34 +137,34 @@ def on_cuda(folder):
 
 def test_healthy_gpus(folder, tmp_path, monkeypatch):
     driver(tmp_path, monkeypatch, f"echo '{row(0)}\n{row(1, '0x0000000000000001')}'")  # 1: idle
-    finding = preflight.gpus(on_cuda(folder), preflight.query_gpus())[0]
+    finding = machine.gpus(on_cuda(folder), machine.query_gpus())[0]
     assert finding.level == "ok" and "2 x NVIDIA H100" in finding.what and "1980 of 1980 MHz" in finding.what
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1a")
-    assert [gpu["index"] for gpu in preflight.query_gpus()[0]] == ["1"]
+    assert [gpu["index"] for gpu in machine.query_gpus()[0]] == ["1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert preflight.query_gpus()[0] == []
+    assert machine.query_gpus()[0] == []
 
 
 def test_throttled_mixed_and_busy_gpus(folder, tmp_path, monkeypatch):
     driver(tmp_path, monkeypatch, f"echo '{row(0)}\n{row(3, '0x0000000000000024')}\n"
                                   f"{row(4, '[N/A]', 'NVIDIA A100-SXM4-80GB', used=30000)}'")
-    queried = preflight.query_gpus()
-    power, heat = found(preflight.gpus(on_cuda(folder), queried), "warn")
+    queried = machine.query_gpus()
+    power, heat = found(machine.gpus(on_cuda(folder), queried), "warn")
     assert "GPU 3 " in power.what and "power limit" in power.what and "-i 3 -pl" in power.fix
     assert "GPU 3 " in heat.what and "too hot" in heat.what
-    clocks = found(preflight.gpus(on_cuda(folder), queried), "ok")[0].what
+    clocks = found(machine.gpus(on_cuda(folder), queried), "ok")[0].what
     assert "GPU 3 1980 of 1980 MHz 35 C, GPU 4 1980 of 1980 MHz 35 C, throttling n/a" in clocks
-    busy, mixed = found(preflight_run.other_programs(queried[0]), "warn")
+    busy, mixed = found(run.other_programs(queried[0]), "warn")
     assert "GPU 4: other programs hold 31.5 GB" in busy.what and "A100" in mixed.what
 
 
 def test_a_cpu_that_would_take_days_is_named(folder):
     flops = train_gpt.flops_per_token(meta(plan_of(folder)), train_gpt.FINEWEB)
     whole = replace(plan_of(folder), track=train_gpt.FINEWEB, recipe=RECIPES["aurora"])
-    warn, = preflight_run.length(whole, flops)
+    warn, = run.length(whole, flops)
     assert warn.level == "warn" and "days" in warn.what and "--track laptop" in warn.fix
-    assert preflight_run.length(replace(whole, device="cuda"), flops) == []
-    assert preflight_run.length(plan_of(folder), flops) == []  # five small steps
+    assert run.length(replace(whole, device="cuda"), flops) == []
+    assert run.length(plan_of(folder), flops) == []  # five small steps
 
 
 @pytest.mark.parametrize("script, words", [
@@ -174,44 +173,44 @@ def test_a_cpu_that_would_take_days_is_named(folder):
     ("echo ', , ,'", "shows no GPU"), ("echo garbage", "shows no GPU")])
 def test_an_nvidia_smi_that_tells_nothing(folder, tmp_path, monkeypatch, script, words):
     driver(tmp_path, monkeypatch, script)
-    warn = only(preflight.gpus(on_cuda(folder), preflight.query_gpus()), "warn")
+    warn = only(machine.gpus(on_cuda(folder), machine.query_gpus()), "warn")
     assert "n/a" in warn.what and words in warn.what
 
 
 def test_older_drivers_and_machines_without(folder, tmp_path, monkeypatch):
     unknown = "echo 'Field clocks_event_reasons.active is not a valid field to query.'; exit 2"
     driver(tmp_path, monkeypatch, f"case $* in *clocks_event*) {unknown};; *) echo '{row(0, '0x8')}';; esac")
-    assert "the hardware slows it down" in only(preflight.gpus(on_cuda(folder), preflight.query_gpus()),
+    assert "the hardware slows it down" in only(machine.gpus(on_cuda(folder), machine.query_gpus()),
                                                 "warn").what
     (tmp_path / "bin" / "nvidia-smi").unlink()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    assert preflight.query_gpus() == ([], "no nvidia-smi")
+    assert machine.query_gpus() == ([], "no nvidia-smi")
 
 
 def test_quick_prints_a_line_a_warning_and_returns_every_finding(laptop, tmp_path, monkeypatch, capsys):
     driver(tmp_path, monkeypatch, f"echo '{row(0)}'")
     plan = train_gpt.parse(["--track", "laptop", "--data-dir", str(laptop)])
     plan.device = plan.args.device = "cpu"  # asked for
-    monkeypatch.setattr(preflight, "TESTED_TORCH", ("1.0.0",))
-    findings = preflight.quick(plan, ONE, meta(plan))
+    monkeypatch.setattr(machine, "TESTED_TORCH", ("1.0.0",))
+    findings = machine.quick(plan, ONE, meta(plan))
     assert [f.check for f in findings] == ["versions", "gpus", "disk", "memory"]
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and err.startswith("train_gpt.py: warning: versions: torch ")
     plan.args.device = None  # the CPU was taken because torch saw no GPU, which is there
-    preflight.quick(plan, ONE, meta(plan))
+    machine.quick(plan, ONE, meta(plan))
     assert "1 x NVIDIA H100 80GB HBM3 would be idle" in capsys.readouterr().err
 
 
 def test_cuda_is_untested_and_says_so(folder):
-    warn = only(preflight.torch_versions(on_cuda(folder), ([dict(driver_version="570.1")], "")), "warn")
+    warn = only(machine.torch_versions(on_cuda(folder), ([dict(driver_version="570.1")], "")), "warn")
     assert "driver 570.1" in warn.what and "no GPU run" in warn.what
 
 
 def test_wandb_is_missed_early(folder, monkeypatch):
-    assert preflight_run.tracker(plan_of(folder)) == []
+    assert run.tracker(plan_of(folder)) == []
     monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
-    assert "pip install" in only(preflight_run.tracker(plan_of(folder, "--wandb")), "stop").fix
+    assert "pip install" in only(run.tracker(plan_of(folder, "--wandb")), "stop").fix
 
 
 def test_attention_names_its_backend(folder):
-    assert preflight_run.attention(plan_of(folder), ONE)[0].what.endswith("for heads of 128 in bfloat16")
+    assert run.attention(plan_of(folder), ONE)[0].what.endswith("for heads of 128 in bfloat16")

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from records.cli import Refusal
-from records.log import MAX_EVENTS, LogWriter, read_log
-from records.text import plain_json, printable
+from speedrun.cli import Refusal
+from speedrun.log.format import MAX_EVENTS, LogWriter, read_log
+from speedrun.text import plain_json, printable
 
 RULE = "=" * 100
 CODE = '''import sys

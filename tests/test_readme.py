@@ -6,8 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from records import evidence, groups
-from records.log import read_log
+from speedrun.log.format import read_log
+from speedrun.report import group
+from speedrun.stats import rule
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -61,7 +62,7 @@ def test_the_optimizers_work_alone_as_their_snippet_says(tmp_path):
     leave = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "optimizers", tmp_path / "optimizers", ignore=leave)
     requirements = re.findall(r"^([\w-]+)", (ROOT / "requirements.txt").read_text(), flags=re.M)
-    other = {name.replace("-", "_") for name in requirements} - {"torch"} | {"train_gpt", "records", "data"}
+    other = {name.replace("-", "_") for name in requirements} - {"torch"} | {"train_gpt", "speedrun", "data"}
     code = ALONE.format(other=sorted(other), folder=str(tmp_path), block=block("matrices = "))
     done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True,
                           timeout=60)
@@ -69,7 +70,7 @@ def test_the_optimizers_work_alone_as_their_snippet_says(tmp_path):
 
 
 def test_the_files_it_names_exist():
-    folders = "scripts|data|optimizers|tests|records|docs"
+    folders = "scripts|data|optimizers|tests|records|docs|speedrun"
     for path in re.findall(rf"(?:{folders})/[a-zA-Z0-9_./-]*\.(?:py|sh|png|md)", README):
         assert (ROOT / path).exists() or path == "optimizers/sign.py", path
 
@@ -84,8 +85,8 @@ def test_the_losses_it_states_are_those_of_the_pages_made_from_logs():
              ROOT / "docs/laptop/table.md"]
     there = {number for page in pages for number in re.findall(r"\d+\.\d{4}", page.read_text())}
     for name in ("normuon", "unormuon"):
-        a, b = (groups.read_group([record(of)]).losses_at(300) for of in (name, "aurora"))
-        found = evidence.compare(a, b)
+        a, b = (group.read_group([record(of)]).losses_at(300) for of in (name, "aurora"))
+        found = rule.compare(a, b)
         there |= {f"{abs(found[key]):.4f}" for key in ("mean", "low", "high")}
     stated = re.findall(r"(?<![\d.])\d*\.\d{4}(?!\d)", section)
     assert len(stated) > 50 and [n for n in stated if f"{float(n):.4f}" not in there] == []

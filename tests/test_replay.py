@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from records.cli import Refusal
-from records.header import Run
-from records.log import Log, read_log
 from scripts import replay
+from speedrun.cli import Refusal
+from speedrun.log.format import Log, read_log
+from speedrun.log.header import Run
 from tests.made_logs import make_log, parts, rechain
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -122,9 +122,9 @@ def test_without_a_terminal_nothing_runs(capsys, made, tmp_path, temporary):
     marker = tmp_path / "ran"
     text = (ROOT / "train_gpt.py").read_text()
     text = text.replace("import sys\n", f"open(r'{marker}', 'w').close()\n", 1)
-    cli = (ROOT / "records/cli.py").read_text()
+    cli = (ROOT / "speedrun/cli.py").read_text()
     long = "".join(f"x = {i}\n" for i in range(1000)).replace("7\n", f"7;{' ' * 500}import os\n", 1)
-    log = forged(made, tmp_path, ("train_gpt.py", text), ("records/cli.py", cli), ("data/new.py", long))
+    log = forged(made, tmp_path, ("train_gpt.py", text), ("speedrun/cli.py", cli), ("data/new.py", long))
     assert replay.main([str(log)]) == 1 and not marker.exists()
     out, err = capsys.readouterr()
     assert err.count("\n") == 1 and "nothing was run" in err and "--yes" in err

@@ -17,12 +17,12 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import report  # noqa: E402
 import sweep  # noqa: E402
 
-from records.cli import Refusal  # noqa: E402
-from records.comparison import read_comparison  # noqa: E402
-from records.log import read_log  # noqa: E402
-from records.page import page  # noqa: E402
-from records.page_style import DARK, LIGHT, STYLE  # noqa: E402
-from records.svg import MOST_LINES, sample  # noqa: E402
+from speedrun.cli import Refusal  # noqa: E402
+from speedrun.log.format import read_log  # noqa: E402
+from speedrun.report.comparison import read_comparison  # noqa: E402
+from speedrun.report.page import page  # noqa: E402
+from speedrun.report.style import DARK, LIGHT, STYLE  # noqa: E402
+from speedrun.report.svg import MOST_LINES, sample  # noqa: E402
 from tests.made_logs import make_log, parts, rechain  # noqa: E402
 
 MUON, AURORA = {0: 1.35, 1: 1.352, 2: 1.36}, {0: 1.25, 1: 1.242, 2: 1.24}

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import train_gpt
-from records import checkpoint
-from records.log import read_log
-from records.rules import judge_record
-from records.world import StopSignal
+from speedrun.log.format import read_log
+from speedrun.training import checkpoint
+from speedrun.training.world import StopSignal
+from speedrun.verify.verdict import judge_record
 from tests.made_logs import make_log
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,7 +8,7 @@ import pytest
 
 from tests.faulting import ROOT, Ranks, text
 
-SOURCES = [ROOT / "train_gpt.py", *sorted(path for folder in ("data", "optimizers", "records", "scripts")
+SOURCES = [ROOT / "train_gpt.py", *sorted(path for folder in ("data", "optimizers", "speedrun", "scripts")
                                           for path in (ROOT / folder).rglob("*.py"))]
 UNPICKLE = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 CAUGHT = "UnpicklingError"  # of pickle: what torch.load raises

@@ -47,7 +47,8 @@ def clone(tmp_path):
         (folder / name).write_bytes((ROOT / name).read_bytes())
         (folder / name).chmod((ROOT / name).stat().st_mode)
     (folder / "train_gpt.py").write_text(TRAINER)
-    (folder / "scripts/needs.py").write_text(NEEDS)
+    (folder / "speedrun/training").mkdir(parents=True)
+    (folder / "speedrun/training/needs.py").write_text(NEEDS)
     (folder / "fetch.py").write_text("import sys\nprint('fetched', sys.argv[1:], flush=True)\n")
     python = folder / ".venv/bin/python"
     python.parent.mkdir(parents=True)

@@ -6,9 +6,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.shards import (HEADER_BYTES, MAGIC, TokenStream, batches_in, fetch_words, find_shards, inspect,
-                         open_shard, out_of_order, token_count, write_shard)
-from records.cli import Refusal
+from data.shards import (
+    HEADER_BYTES,
+    MAGIC,
+    TokenStream,
+    batches_in,
+    fetch_words,
+    find_shards,
+    inspect,
+    open_shard,
+    out_of_order,
+    token_count,
+    write_shard,
+)
+from speedrun.cli import Refusal
 from train_gpt import TRACKS
 
 

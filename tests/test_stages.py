@@ -6,13 +6,34 @@ import pytest
 import torch
 from torch import nn
 
-from optimizers import (RECIPES, Aurora, BalancedPolar, CautiousDecay, Contra, Decay, EmaNesterov,
-                        Equilibrate, Hyperball, MatrixOptimizer, Muon, Nesterov, NorMuon, Polar,
-                        RiemannianAurora, RootMeanSquare, RowNorm, RowVariance, Soap, TailAverage, UNorMuon,
-                        UpdateFloor, balanced_polar, polar)
+from optimizers import (
+    RECIPES,
+    Aurora,
+    BalancedPolar,
+    CautiousDecay,
+    Contra,
+    Decay,
+    EmaNesterov,
+    Equilibrate,
+    Hyperball,
+    MatrixOptimizer,
+    Muon,
+    Nesterov,
+    NorMuon,
+    Polar,
+    RiemannianAurora,
+    RootMeanSquare,
+    RowNorm,
+    RowVariance,
+    Soap,
+    TailAverage,
+    UNorMuon,
+    UpdateFloor,
+    balanced_polar,
+    polar,
+)
 from optimizers.stage import run_chain
-
-from .matrices import SQUARE, TALL, WIDE, matrix, spread
+from tests.matrices import SQUARE, TALL, WIDE, matrix, spread
 
 CHAINS = {"normuon": lambda p: NorMuon(p, lr=0.1),
           "normuon paper": lambda p: NorMuon(p, lr=0.1, form="paper"),

@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 
 from optimizers import resolve
-from records import findings, rules
-from records.cli import Refusal
-from records.log import read_log
-from records.study_figures import figures, final, rank_correlation, worst
-from records.study_file import names, read_study
-from records.study_page import page
-from records.study_picture import draw
 from scripts import study, sweep
+from speedrun.cli import Refusal
+from speedrun.log.format import read_log
+from speedrun.studies import findings
+from speedrun.studies.figures import figures, final, rank_correlation, worst
+from speedrun.studies.file import names, read_study
+from speedrun.studies.page import page
+from speedrun.studies.picture import draw
+from speedrun.verify import verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = """
@@ -124,7 +125,7 @@ def test_the_same_command_goes_on_with_the_rest(stopped, done, capsys):
 
 
 def test_cells_stand_and_are_trained_as_tuned(done):
-    verdicts = rules.find(done.study)
+    verdicts = verdict.find(done.study)
     assert len(verdicts) == 2 and all(verdict.stands for verdict in verdicts)
     rates = [read_log(done.study / cell / "seed1.txt.xz").header["recipe"]["lr"] for cell in ("muon", "wide")]
     assert rates == [0.04, 0.05]  # the table's best; the cell's own

@@ -15,11 +15,11 @@ import torch
 import train_gpt
 from data import shards
 from optimizers import build_optimizers, resolve
-from records import checkpoint
-from records.gradients import Gradients
-from records.log import lock_folder, read_log
-from records.rules import judge_log
-from records.world import StopSignal, World
+from speedrun.log.format import lock_folder, read_log
+from speedrun.training import checkpoint
+from speedrun.training.gradients import Gradients
+from speedrun.training.world import StopSignal, World
+from speedrun.verify.verdict import judge_log
 from train_gpt import GPT, TRACKS, initialise, lr_factor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -176,7 +176,7 @@ def test_the_log_carries_what_the_run_was(capsys, laptop, tmp_path, monkeypatch)
     result, log = train(capsys, laptop, tmp_path, "--recipe.lr", "0.02", "--steps", "2")
     assert log.problems == [] and log.status == "complete"
     for path in ("train_gpt.py", "optimizers/aurora.py", "optimizers/recipes.py", "data/shards.py",
-                 "records/log.py"):
+                 "speedrun/log/format.py"):
         assert log.sources[path] == (ROOT / path).read_text()
     header = log.header
     assert header["recipe"]["name"] == "aurora+lr=0.02+steps=2" and header["recipe"]["lr"] == 0.02
@@ -420,8 +420,8 @@ def test_list_and_dry_run(capsys, laptop):
 
 def test_what_to_fetch(tmp_path, laptop):
     def needs(*args):
-        found = subprocess.run([sys.executable, ROOT / "scripts/needs.py", "--track", *args], text=True,
-                               capture_output=True, cwd=tmp_path)
+        found = subprocess.run([sys.executable, "-m", "speedrun.training.needs", "--track", *args], text=True,
+                               capture_output=True, cwd=tmp_path, env=dict(os.environ, PYTHONPATH=str(ROOT)))
         return found.returncode, found.stdout.split("\n"), found.stderr
 
     assert needs("laptop", "--device", "cpu", "--data-dir", laptop) == (0, ["1", ""], "")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from records import rules
+from speedrun.verify import verdict
 from tests.made_logs import make_log, parts, rechain
 from tests.verifying import ROOT, at, check, fields, in_source, pattern, verify, whole  # noqa: F401
 
@@ -134,7 +134,7 @@ def test_seeds_declared_log_by_log_are_noticed(capsys, tmp_path):
     assert verify.main([str(tmp_path)]) == 0
     line = capsys.readouterr().out
     assert "6 seeds" in line and "declared in 3 logs" in line and "error is 2.4e-03, not 1.0e-03" in line
-    assert rules.judge_record(tmp_path).claim["looks"] == [3, 4, 6]
+    assert verdict.judge_record(tmp_path).claim["looks"] == [3, 4, 6]
     assert verify.main([str(tmp_path / "0.txt")]) == 0 and "declared in" not in capsys.readouterr().out
 
 

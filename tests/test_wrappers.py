@@ -8,7 +8,7 @@ from torch import nn
 
 import train_gpt
 from optimizers import RECIPES, EmaNesterov, TailAverage, build_wrappers
-from records.log import read_log
+from speedrun.log.format import read_log
 
 
 class Model(nn.Module):

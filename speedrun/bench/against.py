@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from . import launch
-from .cli import Refusal
-from .log import read_log
-from .modded import parse
-from .text import printable
+from speedrun import launch
+from speedrun.cli import Refusal
+from speedrun.log.format import read_log
+from speedrun.log.upstream import parse
+from speedrun.text import printable
 
 WINDOW = 10  # steps between validations, and before the first one that counts
 NUMBERS = re.compile(r"\d[\d_]*(\s*\*\s*\d[\d_]*)*")

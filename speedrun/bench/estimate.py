@@ -3,10 +3,9 @@ import torch
 
 import train_gpt
 from optimizers import build_optimizers
-
-from .gradients import bytes_per_step
-from .memory import estimate, first_micro_batch
-from .preflight import PROCESS_BYTES
+from speedrun.preflight.machine import PROCESS_BYTES
+from speedrun.training.estimate import estimate, first_micro_batch
+from speedrun.training.gradients import bytes_per_step
 
 
 def needs(plan: train_gpt.Plan, ranks: int, card: int) -> dict:

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 
 import train_gpt
+from speedrun.training import chunked
+from speedrun.training.gradients import bytes_per_step
+from speedrun.training.machine import hardware, peak_flops, software
+from speedrun.training.world import StopSignal, World
 
-from . import chunked
-from .bench_parts import part_times, speed_up
-from .environment import hardware, peak_flops, software
-from .gradients import bytes_per_step
-from .world import StopSignal, World
+from .parts import part_times, speed_up
 
 SETTLE = 3  # steps before the timed ones
 

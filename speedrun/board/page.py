@@ -3,11 +3,11 @@ import json
 import re
 from urllib.parse import quote
 
+from speedrun.text import printable
 from train_gpt import TRACKS
 
-from .board import Entry, Standing, others, reversals
+from .standings import Entry, Standing, others, reversals
 from .track3 import SOURCE
-from .text import printable
 
 INTRODUCTION = """# Records
 

@@ -4,11 +4,14 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from speedrun.cli import Refusal
+from speedrun.stats import rule
+from speedrun.text import printable
+from speedrun.verify.folder import FOLDER_NAME, LOGS, author, runs
+from speedrun.verify.verdict import judge_record, machine, track_series
 from train_gpt import TRACKS
 
-from . import evidence, rules, rules_folder, track3
-from .cli import Refusal
-from .text import printable
+from . import track3
 
 MANY = 50  # records from which several processes are worth their start
 
@@ -18,11 +21,11 @@ class Entry:
     """A record that stands."""
 
     path: str             # of its folder, under that of the records: TRACK/YYYY-MM-DD_RECIPE
-    claim: dict           # as rules.claim
+    claim: dict           # as verdict.claim
     series: dict          # seed -> validations on the track's grid
     date: str             # of its last run's start, UTC
     author: str | None
-    machine: dict | None  # as rules.machine, None where no time is claimed
+    machine: dict | None  # as verdict.machine, None where no time is claimed
     runs: set             # what identifies its runs: the same twice is a copy
 
     @property
@@ -50,8 +53,8 @@ def record_folders(root: Path) -> list[Path]:
     found = []
     for top, _, names in os.walk(root):
         parts = Path(top).relative_to(root).parts
-        holds = any(Path(name).suffix in rules_folder.LOGS for name in names)
-        named = 0 < len(parts) <= 2 and rules_folder.FOLDER_NAME.fullmatch(parts[-1])
+        holds = any(Path(name).suffix in LOGS for name in names)
+        named = 0 < len(parts) <= 2 and FOLDER_NAME.fullmatch(parts[-1])
         if named or (holds and (not parts or parts[0] in TRACKS)):
             found.append(Path(top))
     return sorted(found)
@@ -95,9 +98,9 @@ def _try(folder: Path, path: str) -> Entry | str:
 def _enter(folder: Path, path: str) -> Entry:
     """The entry of a record folder. Refusal where it does not stand."""
     parts = path.split("/")
-    if len(parts) != 2 or not rules_folder.FOLDER_NAME.fullmatch(parts[1]) or not path.isprintable():
+    if len(parts) != 2 or not FOLDER_NAME.fullmatch(parts[1]) or not path.isprintable():
         raise Refusal("a record's folder is records/TRACK/YYYY-MM-DD_RECIPE")
-    verdict = rules.judge_record(folder)
+    verdict = judge_record(folder)
     if not verdict.stands:
         first, *rest = verdict.failures
         more = f", and {len(rest)} more" if rest else ""
@@ -107,10 +110,10 @@ def _enter(folder: Path, path: str) -> Entry:
     if claim["board"] and claim["track"] != parts[0]:
         raise Refusal(f"its logs are of the track {printable(claim['track'], 40)}")
     logs = verdict.logs
-    series = {seed: points for log in logs for seed, points in rules.track_series(log).items()}
+    series = {seed: points for log in logs for seed, points in track_series(log).items()}
     date = max(log.header["started"] for log in logs)[:10]
-    machine = None if claim["no_time"] else rules.machine(logs[0])
-    return Entry(path, claim, series, date, rules_folder.author(folder), machine, rules_folder.runs(logs))
+    of = None if claim["no_time"] else machine(logs[0])
+    return Entry(path, claim, series, date, author(folder), of, runs(logs))
 
 
 ########################################
@@ -157,20 +160,20 @@ def steps_to_target(entry: Entry) -> dict | None:
     """
     claim = entry.claim
     if claim["sigma"] is not None:
-        return {seed: claim["step"] + (loss - claim["target"]) / evidence.NATS_PER_STEP
-                for seed, loss in evidence.losses_at(entry.series, claim["step"]).items()}
-    steps = {seed: evidence.crossing(points, claim["target"]) for seed, points in entry.series.items()}
+        return {seed: claim["step"] + (loss - claim["target"]) / rule.NATS_PER_STEP
+                for seed, loss in rule.losses_at(entry.series, claim["step"]).items()}
+    steps = {seed: rule.crossing(points, claim["target"]) for seed, points in entry.series.items()}
     return None if None in steps.values() else steps
 
 
 def against(entry: Entry, above: Entry) -> dict:
-    """`entry` - `above` as evidence.compare has it, in steps to the target where both reached it, else in
+    """`entry` - `above` as rule.compare has it, in steps to the target where both reached it, else in
     final loss; `unit` says which. `method` and `p` are None where the steps cannot be compared."""
     if entry.reached and above.reached:
         steps = steps_to_target(entry), steps_to_target(above)
-        return dict(dict(method=None, p=None) if None in steps else evidence.compare(*steps), unit="steps")
+        return dict(dict(method=None, p=None) if None in steps else rule.compare(*steps), unit="steps")
     final = ({seed: points[-1].val_loss for seed, points in e.series.items()} for e in (entry, above))
-    return dict(evidence.compare(*final), unit="nats")
+    return dict(rule.compare(*final), unit="nats")
 
 
 ########################################
@@ -183,7 +186,7 @@ class Other:
     """A row of modded-nanogpt's track 3 with its mean crossing step."""
 
     row: dict                  # of records/reference/track3.json
-    crossing: dict | None      # as evidence.mean_crossing; None where its logs do not show the crossing
+    crossing: dict | None      # as rule.mean_crossing; None where its logs do not show the crossing
     official_place: int        # by official step; equal steps share a place
     place: int | None = None   # by mean crossing step
 
@@ -197,7 +200,7 @@ def others(reference: dict) -> list[Other]:
     for row in rows:
         series = track3.series(row)
         seen = series and all(points[0].val_loss > target for points in series.values())
-        crossing = evidence.mean_crossing(series, target) if seen else None
+        crossing = rule.mean_crossing(series, target) if seen else None
         crossing = crossing if crossing and crossing["mean"] is not None else None
         found.append(Other(row, crossing, 1 + sum(other["step"] < row["step"] for other in rows)))
     found.sort(key=lambda o: (o.crossing["mean"] if o.crossing else last, o.row["step"], o.row["row"]))

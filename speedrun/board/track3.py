@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from . import evidence
-from .cli import Refusal
-from .log import Point, read_log
-from .text import printable
+from speedrun.cli import Refusal
+from speedrun.log.format import Point, read_log
+from speedrun.stats import rule
+from speedrun.text import printable
 
 SOURCE = "https://github.com/KellerJordan/modded-nanogpt"
 FOLDER = "records/track_3_optimization"
@@ -175,7 +175,7 @@ def figures(row: Row, trials: list[Trial]) -> dict:
     """The figures of a row: what it claims, what its logs give, the losses near the target."""
     key = readout(row, trials)
     at_step = [_loss(point, key) for t in trials for point in t.points if point.step == row.step]
-    found = evidence.one_sample(at_step, TARGET, evidence.SIGMA) if at_step else None
+    found = rule.one_sample(at_step, TARGET, rule.SIGMA) if at_step else None
     hardware = defaultdict(list)
     for trial in trials:
         hardware[trial.gpu, trial.world_size].append(trial.step_ms())

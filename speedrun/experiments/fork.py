@@ -19,12 +19,11 @@ import torch
 
 import train_gpt
 from optimizers import Recipe, TailAverage, build_optimizers
-
-from . import checkpoint
-from .cli import Refusal
-from .environment import command_line, digest, sums
-from .log import Log, LogWriter, now, read_log
-from .opening import run_header
+from speedrun.cli import Refusal
+from speedrun.log.format import Log, LogWriter, now, read_log
+from speedrun.training import checkpoint
+from speedrun.training.begin import run_header
+from speedrun.training.machine import command_line, digest, sums
 
 SCHEDULE = ("steps", "schedule_steps", "cooldown_frac", "warmup_steps")  # act through lr_factor alone
 NAME = re.compile(r"[\w.+=-]+", re.ASCII)  # what a variant's folder may be called

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from . import evidence, track3
-from .cli import Refusal
-from .log import Log, read_log
-from .text import printable
+from speedrun.board import track3
+from speedrun.cli import Refusal
+from speedrun.log.format import Log, read_log
+from speedrun.stats import rule
+from speedrun.text import printable
 
-TARGET, SIGMA = track3.TARGET, evidence.SIGMA
+TARGET, SIGMA = track3.TARGET, rule.SIGMA
 RECIPE = re.compile(r"^ *# recipe ([\w.+=-]{1,80})$", re.MULTILINE)  # in the code of an exported script
 
 
@@ -22,21 +23,21 @@ class Evidence:
     recipe: str
     logs: dict[str, Log]       # file name in the folder -> log
     series: dict               # seed -> validations
-    official: dict             # as evidence.official_step
+    official: dict             # as rule.official_step
     before: dict | None        # the same of the validation before
     row: dict | None           # of track3.json: the previous result
-    against: dict | None       # evidence.exchange with it
+    against: dict | None       # rule.exchange with it
 
     def around(self, count: int) -> list[dict]:
         """The rule's figures at the claimed step and at `count` validations before and behind it."""
-        steps = evidence.grid(self.series)
+        steps = rule.grid(self.series)
         at = steps.index(self.official["step"])
         return [figures(self.series, step) for step in steps[max(0, at - count):at + count + 1]]
 
 
 def figures(series: dict, step: int) -> dict:
-    """What evidence.one_sample finds at `step`, with `step` and the `statistic` (3.28 - mean) sqrt(n)."""
-    found = evidence.one_sample(evidence.losses_at(series, step).values(), TARGET, SIGMA)
+    """What rule.one_sample finds at `step`, with `step` and the `statistic` (3.28 - mean) sqrt(n)."""
+    found = rule.one_sample(rule.losses_at(series, step).values(), TARGET, SIGMA)
     return dict(found, step=step, statistic=(TARGET - found["mean"]) * found["n"] ** 0.5)
 
 
@@ -46,18 +47,18 @@ def judge(paths: list[Path], rows: list[dict]) -> Evidence:
     rows: of track3.json. Refusal where no step is reached, and as `read_runs`.
     """
     recipe, logs, series = read_runs(paths)
-    steps, official = evidence.grid(series), evidence.official_step(series, TARGET, SIGMA)
+    steps, official = rule.grid(series), rule.official_step(series, TARGET, SIGMA)
     if official is None:
-        mean = fmean(evidence.losses_at(series, steps[-1]).values())
+        mean = fmean(rule.losses_at(series, steps[-1]).values())
         raise Refusal(f"no step of these {len(series)} runs reaches the target: (3.28 - mean) sqrt(n) must "
-                      f"be {evidence.MARGIN}, and at the last step the mean loss is {mean:.5f}; lengthen "
+                      f"be {rule.MARGIN}, and at the last step the mean loss is {mean:.5f}; lengthen "
                       "the recipe's steps, or declare more seeds and run all of them")
     at = steps.index(official["step"])
     row, against = previous(rows, official["step"]), None
     if row is not None:
-        theirs = evidence.losses_at(track3.series(row), row["step"]).values()
-        ours = evidence.losses_at(series, official["step"]).values()
-        against = evidence.exchange(ours, theirs, official["step"], row["step"])
+        theirs = rule.losses_at(track3.series(row), row["step"]).values()
+        ours = rule.losses_at(series, official["step"]).values()
+        against = rule.exchange(ours, theirs, official["step"], row["step"])
     return Evidence(recipe, logs, series, figures(series, official["step"]),
                     figures(series, steps[at - 1]) if at else None, row, against)
 
@@ -76,7 +77,7 @@ def read_rows(path: Path) -> list[dict]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
         for row in rows:
-            losses = evidence.losses_at(track3.series(row), row["step"])
+            losses = rule.losses_at(track3.series(row), row["step"])
             if row["passes"] and not (losses and row["row"] and row["name"] and row["mean"]):
                 raise ValueError("a result that passes without its losses, or without what it claims")
         return rows

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optimizers.recipes import AdamW, Recipe
+from speedrun.cli import Refusal, near
+from speedrun.text import printable
 
-from .cli import Refusal, near
-from .export_source import Gathered, Import, bindings, gather, import_lines, read_import, top_level_imports
-from .text import printable
+from .source import Gathered, Import, bindings, gather, import_lines, read_import, top_level_imports
 
 UPSTREAM = "modded-nanogpt's records/track_3_optimization/train_gpt_simple.py"
 OPTIMIZER, HYPERPARAMETERS = "Optimizer", "Init & Optim Hyperparams"
@@ -159,7 +159,7 @@ def wanted(recipe: Recipe) -> list[tuple[str, str]]:
                       "every stage a frozen dataclass") from None
     stages = sorted({node.id for node in nodes if isinstance(node, ast.Name)})
     return [*(("optimizers/recipes.py", stage) for stage in stages),
-            ("records/export_sharded.py", "SummedGradientOptimizer"), *calls]
+            ("speedrun/export/sharded.py", "SummedGradientOptimizer"), *calls]
 
 
 def _trial_variable(tree: ast.Module, line: int) -> str:

@@ -7,7 +7,7 @@ import ast
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .cli import Refusal
+from speedrun.cli import Refusal
 
 SEARCHED = ("{}.py", "{}/__init__.py")  # where under the root a module may be
 

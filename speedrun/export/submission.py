@@ -3,10 +3,12 @@ import time
 from pathlib import Path
 from statistics import fmean
 
-from . import evidence, track3
-from .cli import Refusal
-from .export_evidence import TARGET, Evidence, judge, read_rows
-from .text import printable, read_text
+from speedrun.board import track3
+from speedrun.cli import Refusal
+from speedrun.stats import rule
+from speedrun.text import printable, read_text
+
+from .evidence import TARGET, Evidence, judge, read_rows
 
 README = """# {recipe}: {step} steps (n = {n})
 
@@ -79,7 +81,7 @@ def readme(found: Evidence, folder: str) -> str:
             f"{log.foreign['world_size']} x {name.rsplit('_', 1)[0]} |" for name, log in found.logs.items()]
     return README.format(
         recipe=found.recipe, **found.official, seeds=", ".join(map(str, sorted(found.series))),
-        margin=evidence.MARGIN, sigma=evidence.SIGMA, before=before_words(found.before),
+        margin=rule.MARGIN, sigma=rule.SIGMA, before=before_words(found.before),
         table="\n".join(table), crossing=crossing_words(found.series), against=against_words(found),
         runs="\n".join(runs), date=time.strftime("%Y/%m/%d"), folder=folder, log=next(iter(found.logs)))
 
@@ -96,7 +98,7 @@ def before_words(before: dict | None) -> str:
 
 
 def crossing_words(series: dict) -> str:
-    found = evidence.mean_crossing(series, TARGET)
+    found = rule.mean_crossing(series, TARGET)
     count = f"{found['crossed']} of {found['n']} runs cross the target"
     if found["mean"] is None:
         return f"Mean crossing step: none, as {count}."
@@ -108,12 +110,12 @@ def against_words(found: Evidence) -> str:
     row, test = found.row, found.against
     if row is None:
         return "No result here takes as many steps or more."
-    n = len(evidence.losses_at(track3.series(row), row["step"]))
+    n = len(rule.losses_at(track3.series(row), row["step"]))
     verdict = "better" if test["pass"] else "not shown to be better"
     return (f"The nearest that takes as many steps or more is row {row['row']} ({row['name']}): "
             f"{row['step']} steps, mean loss {row['mean']:.5f} in its logs (n = {n}).\n"
-            f"(loss difference + {evidence.NATS_PER_STEP * 100:g} x steps / 100) / sqrt(1/n1 + 1/n2) = "
-            f"{test['statistic']:.5f}, needs {evidence.MARGIN}; one-sided p = {test['p']:.2g}: {verdict}.")
+            f"(loss difference + {rule.NATS_PER_STEP * 100:g} x steps / 100) / sqrt(1/n1 + 1/n2) = "
+            f"{test['statistic']:.5f}, needs {rule.MARGIN}; one-sided p = {test['p']:.2g}: {verdict}.")
 
 
 def summary(found: Evidence) -> str:
@@ -121,7 +123,7 @@ def summary(found: Evidence) -> str:
     lines, step = [COLUMNS], found.official["step"]
     for name, log in found.logs.items():
         for run, points in log.series.items():
-            loss, crossing = evidence.losses_at({0: points}, step)[0], evidence.crossing(points, TARGET)
+            loss, crossing = rule.losses_at({0: points}, step)[0], rule.crossing(points, TARGET)
             lines.append((name, log.foreign["seeds"][run], printable(log.foreign["gpu"]),
                           log.foreign["world_size"], step, f"{loss:.5f}", points[-1].step,
                           f"{points[-1].val_loss:.5f}", "" if crossing is None else f"{crossing:.1f}"))
@@ -140,7 +142,7 @@ def picture(found: Evidence, path: Path) -> None:
         shown.append((theirs, f"row {found.row['row']} (n = {len(theirs)})", RED, "--"))
     first = found.official["step"]
     for series, label, colour, dash in shown:
-        means = [(step, fmean(evidence.losses_at(series, step).values())) for step in evidence.grid(series)]
+        means = [(step, fmean(rule.losses_at(series, step).values())) for step in rule.grid(series)]
         first = min([first, *(step for step, mean in means if mean <= TARGET + ZOOM)])
         for points in series.values():
             line = [(point.step, point.val_loss) for point in points]
@@ -162,11 +164,11 @@ def picture(found: Evidence, path: Path) -> None:
 def words(found: dict) -> list[str]:
     """What `draft` returned, for a person."""
     lines = [f"{found['recipe']}: step {found['step']}, mean loss {found['mean']:.5f} (n = {found['n']}); "
-             f"(3.28 - mean) sqrt(n) = {found['statistic']:.5f}, needs {evidence.MARGIN}; one-sided p = "
+             f"(3.28 - mean) sqrt(n) = {found['statistic']:.5f}, needs {rule.MARGIN}; one-sided p = "
              f"{found['p']:.2g}", before_words(found["before"])]
     if test := found["against"]:
         verdict = "" if test["pass"] else "not "
         lines.append(f"against row {test['row']} ({test['step']} steps): {test['statistic']:.5f}, needs "
-                     f"{evidence.MARGIN}: {verdict}shown to be better")
+                     f"{rule.MARGIN}: {verdict}shown to be better")
     return [*lines, f"{found['out']}: {len(found['files'])} files; what is yours to write is marked TO DO "
             "in README.md"]

@@ -26,8 +26,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .cli import Refusal, go_on
-from .text import plain_json, printable, read_text
+from speedrun.cli import Refusal, go_on
+from speedrun.text import plain_json, printable, read_text
 
 FORMAT = 1
 NO_END = "no `end` event"
@@ -206,8 +206,8 @@ def read_log(path: Path) -> Log:
     raises for what the text says; Refusal where there is no text to read."""
     text = read_text(path)
     if re.search(r"^@ (?:log|source|run|end) \{", text, re.MULTILINE) is None:
-        from . import modded  # here, since it builds on this module and the trainer does not need it
-        return modded.parse(text, path)
+        from . import upstream
+        return upstream.parse(text, path)
     return _Reader(text, path).read()
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from types import SimpleNamespace
 
+from speedrun.cli import Parser, Refusal
 from train_gpt import ModelConfig, Track
 
-from .cli import Parser, Refusal
-from .log import Log
+from .format import Log
 
 MOST_STEPS, MOST_ITEMS = 10**6, 2000  # of a run, of a list: bounds what a made-up header can cost
 

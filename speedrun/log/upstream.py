@@ -16,7 +16,7 @@ import re
 from itertools import islice
 from pathlib import Path
 
-from .log import MAX_EVENTS, Log, Point
+from .format import MAX_EVENTS, Log, Point
 
 SEPARATOR = re.compile(r"^={50,}\r?$", re.MULTILINE)
 LINE = re.compile(r"^step:([0-9]{1,9})/([0-9]{1,9}) (.{0,500})$", re.MULTILINE)

@@ -7,12 +7,12 @@ import sys
 import threading
 import time
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-ROOT = Path(__file__).resolve().parents[1]
+from speedrun import ROOT
+
 LIMIT = 60  # seconds in which the ranks must meet and sum
 VALUES = 2**18  # of 4 bytes
 
@@ -76,8 +76,8 @@ class Workers:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        program = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); from records.collective import worker; "
-                   f"worker({device_type!r})")
+        program = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
+                   f"from speedrun.preflight.collective import worker; worker({device_type!r})")
         place = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(size))
         self.processes = []
         for rank in map(str, range(size)):

@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .cli import Refusal
-from .environment import versions
-from .memory import disk_bytes, estimate, first_micro_batch, main_memory
-from .world import World
+from speedrun import ROOT
+from speedrun.cli import Refusal
+from speedrun.training.estimate import disk_bytes, estimate, first_micro_batch, main_memory
+from speedrun.training.machine import versions
+from speedrun.training.world import World
 
-ROOT = Path(__file__).resolve().parents[1]
 LEVELS = ("stop", "warn", "ok")
 TESTED_TORCH = "2.13.0", "2.11.0"  # on the CPU; nothing has been tested on a GPU yet
 PROCESS_BYTES = 2**29    # room for Python, torch and CUDA before any tensor

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import torch
 
-from .cli import Refusal, go_on
-from .environment import attention_backend
-from .log import lock_folder
-from .preflight import Finding, existing, log_folder, readable
-from .world import World
+from speedrun.cli import Refusal, go_on
+from speedrun.log.format import lock_folder
+from speedrun.training.machine import attention_backend
+from speedrun.training.world import World
+
+from .machine import Finding, existing, log_folder, readable
 
 BUSY_MIB = 1024  # what the desktop and this check itself may hold of a GPU
 CPU_FLOPS = 1e11  # a second, in round numbers: a core trains the laptop track at half of it

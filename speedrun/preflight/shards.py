@@ -13,9 +13,9 @@ import numpy as np
 import train_gpt
 from data.cached_fineweb10B import load_manifest
 from data.shards import HEADER_BYTES, TOKEN_BYTES, fetch_words, find_shards, sha256_of, token_count
+from speedrun.cli import Refusal
 
-from .cli import Refusal
-from .preflight import Finding
+from .machine import Finding
 
 WINDOWS, WINDOW = 16, 4096  # sampled of each shard: so many stretches of so many tokens
 

@@ -1,4 +1,4 @@
-"""Recipes side by side: read from logs of one track, compared by the statistics of evidence.py."""
+"""Recipes side by side: read from logs of one track, compared by the statistics of rule.py."""
 import json
 import math
 from dataclasses import dataclass, replace
@@ -7,14 +7,16 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
-from . import evidence, groups
-from .cli import Refusal
-from .groups import Group, read_group
-from .header import misfits
-from .log import Log, read_log, without_note
-from .rules import machine
+from speedrun.cli import Refusal
+from speedrun.log.format import Log, read_log, without_note
+from speedrun.log.header import misfits
+from speedrun.stats import rule
+from speedrun.text import printable
+from speedrun.verify.verdict import machine
+
+from . import group
+from .group import Group, read_group
 from .svg import MOST_LINES
-from .text import printable
 
 
 @dataclass
@@ -48,7 +50,7 @@ class Comparison:
 def read_comparison(paths: list[Path]) -> Comparison:
     """The recipes of the logs in `paths`, logs or record folders.
 
-    Refusal for what `groups.read_group` refuses, for a header that is not complete, logs of several tracks
+    Refusal for what `group.read_group` refuses, for a header that is not complete, logs of several tracks
     or of other data, a loss that is not finite, and more than MOST_LINES recipes.
     """
     recipes: list[Recipe] = []
@@ -65,7 +67,7 @@ def read_comparison(paths: list[Path]) -> Comparison:
 def _by_recipe(paths: list[Path]) -> list[list[Log]]:
     """The logs of each recipe, in the order of `paths`."""
     buckets: dict[str, list[Log]] = {}
-    for path in groups.log_files(paths):
+    for path in group.log_files(paths):
         log = read_log(path)
         try:
             key = json.dumps(without_note(log.header.get("recipe")), sort_keys=True)
@@ -162,7 +164,7 @@ def track_name(track: dict) -> str:
 
 
 def by_seconds(series: dict) -> dict:
-    """`series` with the training clock in the place of the step, for `evidence.mean_crossing`."""
+    """`series` with the training clock in the place of the step, for `rule.mean_crossing`."""
     return {seed: [replace(p, step=p.train_time) for p in points] for seed, points in series.items()}
 
 
@@ -170,14 +172,14 @@ def compare(comparison: Comparison) -> dict:
     """Plain JSON: track, target, reference (the first recipe), no_time, warnings (what else than the recipes
     may make a difference), and `recipes`, name -> figures.
 
-    These are seeds, steps, val_loss (evidence.mean_interval of the last losses), official_step (None for
-    forks, on a custom track or without target), crossing_step and crossing_seconds (evidence.mean_crossing),
+    These are seeds, steps, val_loss (rule.mean_interval of the last losses), official_step (None for
+    forks, on a custom track or without target), crossing_step and crossing_seconds (rule.mean_crossing),
     tokens_per_second (both None where there is no_time); and but for the reference `difference`, of the last
     losses, and `crossing_difference`, of the crossing steps where every seed of both has one, each as
-    evidence.compare.
+    rule.compare.
     """
     track, timed = comparison.track, comparison.no_time is None
-    first, rows, crossing = comparison.recipes[0].group, {}, evidence.mean_crossing
+    first, rows, crossing = comparison.recipes[0].group, {}, rule.mean_crossing
     for recipe in comparison.recipes:
         group, target = recipe.group, track["target"]
         last = [points[-1] for points in group.series.values()]
@@ -186,13 +188,13 @@ def compare(comparison: Comparison) -> dict:
         if track["official"] and target is not None:
             official = group.official_step(target)
         row = dict(seeds=sorted(group.series), steps=max(p.step for p in last),
-                   val_loss=evidence.mean_interval(p.val_loss for p in last),
+                   val_loss=rule.mean_interval(p.val_loss for p in last),
                    official_step=official and official["step"],
                    crossing_step=crossing(group.on_grid, target),
                    crossing_seconds=crossing(by_seconds(group.on_grid), target) if timed else None,
-                   tokens_per_second=evidence.mean_interval(rates)["mean"] if timed else None)
+                   tokens_per_second=rule.mean_interval(rates)["mean"] if timed else None)
         if group is not first:
-            row["difference"] = evidence.compare(*(
+            row["difference"] = rule.compare(*(
                 {seed: points[-1].val_loss for seed, points in g.series.items()} for g in (group, first)))
             row["crossing_difference"] = _crossing_difference(group, first, target)
         rows[recipe.name] = row
@@ -213,10 +215,10 @@ def _warnings(comparison: Comparison, rows: dict) -> list[str]:
 
 def _crossing_difference(group: Group, first: Group, target: float | None) -> dict | None:
     steps = [{seed: step for seed, points in g.on_grid.items()
-              if (step := evidence.crossing(points, target)) is not None} for g in (group, first)]
+              if (step := rule.crossing(points, target)) is not None} for g in (group, first)]
     if any(len(of) < len(g.series) for of, g in zip(steps, (group, first))):
         return None  # to leave out the seeds that never cross would flatter
-    return evidence.compare(*steps)
+    return rule.compare(*steps)
 
 
 ########################################

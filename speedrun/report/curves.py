@@ -2,8 +2,8 @@
 import math
 from dataclasses import dataclass
 
-from . import evidence
-from .log import Log
+from speedrun.log.format import Log
+from speedrun.stats import rule
 
 MOST_POINTS = 400  # of a curve: more than a picture shows
 MLP_INPUT = ("blocks.mlp.fc", "blocks.mlp.gate", "blocks.mlp.up")  # the tall matrices that Aurora evens out
@@ -31,7 +31,7 @@ def thin(items: list, most: int = MOST_POINTS) -> list:
 
 def _by_seed(series: dict) -> tuple[list[int], list[dict]]:
     """The steps that all seeds validate, and for each seed step -> validation."""
-    return thin(evidence.grid(series)), [{p.step: p for p in points} for points in series.values()]
+    return thin(rule.grid(series)), [{p.step: p for p in points} for points in series.values()]
 
 
 def loss_by_step(series: dict) -> Curve:
@@ -64,12 +64,12 @@ def seed_lines(series: dict, most: int = 40) -> list[list[tuple[float, float]]]:
 def difference(a: dict, b: dict) -> Curve | None:
     """The mean of a - b over the seeds that both have, with its 95 % interval; None without such a seed."""
     both = [seed for seed in a if seed in b]
-    steps = sorted(set(evidence.grid({seed: a[seed] for seed in both}))
-                   & set(evidence.grid({seed: b[seed] for seed in both}))) if both else []
+    steps = sorted(set(rule.grid({seed: a[seed] for seed in both}))
+                   & set(rule.grid({seed: b[seed] for seed in both}))) if both else []
     points, low, high = [], [], []
     losses = [[{p.step: p.val_loss for p in series[seed]} for series in (a, b)] for seed in both]
     for step in thin(steps):
-        found = evidence.mean_interval(of_a[step] - of_b[step] for of_a, of_b in losses)
+        found = rule.mean_interval(of_a[step] - of_b[step] for of_a, of_b in losses)
         ends = (found["mean"], found["mean"]) if found["low"] is None else (found["low"], found["high"])
         points.append((step, found["mean"]))
         low.append((step, ends[0]))

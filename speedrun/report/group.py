@@ -3,10 +3,10 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import evidence
-from .cli import Refusal
-from .log import Log, read_log, without_note
-from .text import printable
+from speedrun.cli import Refusal
+from speedrun.log.format import Log, read_log, without_note
+from speedrun.stats import rule
+from speedrun.text import printable
 
 SUFFIXES = (".txt", ".gz", ".xz")
 RACE = "fineweb-124m"  # modded-nanogpt's logs, which name no track, are of this one's conditions
@@ -34,7 +34,7 @@ class Group:
     def sigma(self) -> float | None:
         """The sd of the loss between seeds where the track's rule knows it."""
         track = self.track or dict(name=RACE, official=True)
-        return evidence.KNOWN_SIGMA.get(track.get("name")) if track.get("official", True) is True else None
+        return rule.KNOWN_SIGMA.get(track.get("name")) if track.get("official", True) is True else None
 
     @property
     def name(self) -> str:
@@ -44,19 +44,19 @@ class Group:
     @property
     def last_step(self) -> int:
         """The last step that every seed validates. Refusal where there is none."""
-        if not (steps := evidence.grid(self.series)):
+        if not (steps := rule.grid(self.series)):
             raise Refusal(f"the seeds of {self.name} share no validation step; test logs of one schedule")
         return steps[-1]
 
     def official_step(self, target: float) -> dict | None:
         """evidence.official_step of these runs; None where they are forks, which claim none."""
-        return None if self.forked else evidence.official_step(self.on_grid, target, self.sigma)
+        return None if self.forked else rule.official_step(self.on_grid, target, self.sigma)
 
     def losses_at(self, step: int) -> dict:
         """seed -> loss at `step`. Refusal where a seed has none there."""
-        losses = evidence.losses_at(self.series, step)
+        losses = rule.losses_at(self.series, step)
         if missing := [seed for seed in self.series if seed not in losses]:
-            near = sorted(evidence.grid(self.series), key=lambda s: abs(s - step))[:3]
+            near = sorted(rule.grid(self.series), key=lambda s: abs(s - step))[:3]
             near = ", ".join(map(str, sorted(near)))
             near = f"name one that all have, as {near}" if near else "no step is in all"
             raise Refusal(f"step {step}: {self.name}, seed {missing[0]} has no validation there; {near}",
@@ -148,5 +148,6 @@ def _enter(group: Group, log: Log, where: str) -> None:
 
 def _track_series(log: Log) -> dict:
     """The log's validations on its track's grid; all of them where the header does not give the grid."""
-    from . import header, rules  # here, since they load torch
-    return log.series if header.misfits(log.header) else rules.track_series(log)
+    from speedrun.log import header
+    from speedrun.verify import verdict
+    return log.series if header.misfits(log.header) else verdict.track_series(log)

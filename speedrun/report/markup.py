@@ -1,7 +1,7 @@
 """HTML and SVG as a tree, so that text from a log can only ever become text."""
 from xml.etree import ElementTree
 
-from .text import printable
+from speedrun.text import printable
 
 MOST_TEXT, MOST_VALUE = 2000, 10**6  # characters of one piece of text, of an attribute (a path is long)
 

@@ -2,13 +2,14 @@
 from xml.etree.ElementTree import Element
 
 from optimizers.diagnostics import METRICS
+from speedrun.log.format import Log
+from speedrun.stats import rule
 
-from . import curves, evidence
+from . import curves
+from .charts import legend, loss_figures, neuron_figures
 from .comparison import Comparison, figures, track_name, verdict
-from .log import Log
 from .markup import element, write
-from .page_charts import legend, loss_figures, neuron_figures
-from .page_style import STYLE
+from .style import STYLE
 from .svg import sample
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -98,7 +99,7 @@ def _seeds(comparison: Comparison) -> Element:
     target, rows = comparison.track["target"], []
     for recipe in comparison.recipes:
         for seed, points in recipe.group.series.items():
-            step = evidence.crossing(recipe.group.on_grid[seed], target)
+            step = rule.crossing(recipe.group.on_grid[seed], target)
             rows.append([recipe.name, str(seed), f"{points[-1].val_loss:.4f}",
                          "-" if step is None else f"{step:,.1f}",
                          "-" if comparison.no_time else f"{points[-1].train_time:,.1f}"])

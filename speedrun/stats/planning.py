@@ -10,7 +10,7 @@ import math
 import numpy as np
 from scipy import integrate, optimize, special, stats
 
-from .evidence import CRITICAL, DUST, LEVEL, SIGMA
+from .rule import CRITICAL, DUST, LEVEL, SIGMA
 
 MOST_SEEDS = 2**20
 MOST_LOOKS = 100

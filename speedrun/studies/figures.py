@@ -1,13 +1,16 @@
-"""What the logs of a study show, as plain JSON: the statistics are those of evidence.py."""
+"""What the logs of a study show, as plain JSON: the statistics are those of rule.py."""
 import math
 
 import numpy as np
 from scipy import stats
 
-from . import curves, evidence, groups
-from .cli import Refusal
-from .comparison import no_time, span
-from .log import Log, read_log
+from speedrun.cli import Refusal
+from speedrun.log.format import Log, read_log
+from speedrun.report import curves
+from speedrun.report.comparison import no_time, span
+from speedrun.report.group import Group, read_group
+from speedrun.stats import rule
+
 from .study import Study
 
 UNITS = ("leverage_dead", "activation_dead")         # shares of hidden units that are dead
@@ -46,7 +49,7 @@ def figures(study: Study) -> dict:
             found["diagnostics"] = _diagnostics(logs[cell.label], cell.seeds)
             if cell.baseline in whole and cell.baseline != cell.label:
                 found.update(baseline=cell.baseline,
-                             difference=evidence.compare(last[cell.label], last[cell.baseline]))
+                             difference=rule.compare(last[cell.label], last[cell.baseline]))
     result = dict(name=study.name, question=study.question, track=study.track, seeds=study.seeds,
                   target=target, no_time=why, cost=_cost(study, logs), cells=cells,
                   code_versions=len({log.header["sha256"]["code"] for label in whole for log in logs[label]}),
@@ -72,7 +75,7 @@ def _series(study: Study) -> dict:
     found, first = {}, None
     for cell in study.cells:
         paths = study.logs(cell)
-        group = groups.read_group(paths) if paths else groups.Group()
+        group = read_group(paths) if paths else Group()
         first = first or (cell, group) if paths else first
         if paths and not first[1].of_same_data(group):
             raise Refusal(f"study {study.name}: the logs of {cell.label} are of other data than those of "
@@ -83,15 +86,15 @@ def _series(study: Study) -> dict:
 
 def _figures(runs: dict, target: float | None, why: str | None) -> dict:
     ends = [points[-1] for points in runs.values()]
-    return dict(steps=max(p.step for p in ends), val_loss=evidence.mean_interval(p.val_loss for p in ends),
+    return dict(steps=max(p.step for p in ends), val_loss=rule.mean_interval(p.val_loss for p in ends),
                 losses={str(seed): points[-1].val_loss for seed, points in runs.items()},
-                crossing_step=evidence.mean_crossing(runs, target) if _dense(runs, target) else None,
-                seconds=None if why else evidence.mean_interval(p.train_time for p in ends))
+                crossing_step=rule.mean_crossing(runs, target) if _dense(runs, target) else None,
+                seconds=None if why else rule.mean_interval(p.train_time for p in ends))
 
 
 def _dense(runs: dict, target: float | None) -> bool:
     """Whether there is a target, and validations so close that a crossing between them means something."""
-    return target is not None and len(evidence.grid(runs)) > 5
+    return target is not None and len(rule.grid(runs)) > 5
 
 
 def _contrast(row: dict, values: dict) -> dict | None:
@@ -101,9 +104,9 @@ def _contrast(row: dict, values: dict) -> dict | None:
         return None
     a, b = (values[label] for label in row["of"])
     if not row["minus"]:
-        return evidence.compare(a, b)
+        return rule.compare(a, b)
     c, d = (values[label] for label in row["minus"])
-    return evidence.compare({seed: a[seed] - b[seed] for seed in a if seed in b},
+    return rule.compare({seed: a[seed] - b[seed] for seed in a if seed in b},
                             {seed: c[seed] - d[seed] for seed in c if seed in d})
 
 

@@ -29,28 +29,30 @@ import re
 import tomllib
 from pathlib import Path
 
-from .cli import Refusal, near
-from .study import ROOT, Cell, Study, Tuning, resolved
-from .text import printable
+from speedrun.cli import Refusal, near
+from speedrun.text import printable
 
-FOLDER = ROOT / "scripts" / "studies"
+from .study import ROOT, Cell, Study, Tuning, resolved
+
+FOLDER = ROOT / "records" / "studies"
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 PICTURES = ("losses", "growth", "death", "ranks")
 
 
 def names() -> list[str]:
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+    return sorted(path.parent.name for path in FOLDER.glob("*/study.toml"))
 
 
 def read_study(name: str, records: Path = ROOT / "records") -> Study:
     """The study of this name, or of a .toml file; its logs lie under `records`. Refusal (exit 2) for one
     that cannot be run, naming the file and the field."""
-    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    path = Path(name) if name.endswith(".toml") else FOLDER / name / "study.toml"
     if not path.is_file():
         hint = "name a .toml file that is there" if name.endswith(".toml") else near(name, names())
         raise Refusal(f"unknown study {printable(name)!r}; {hint}", code=2)
     try:
-        return _study(path.stem, tomllib.loads(path.read_text(encoding="utf-8")), records)
+        name = path.parent.name if path.name == "study.toml" else path.stem
+        return _study(name, tomllib.loads(path.read_text(encoding="utf-8")), records)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Refusal(f"{printable(path)} is no TOML: {error}; mend it there", code=2) from None
     except Refusal as refusal:

@@ -17,12 +17,23 @@ What has no logs yet reads "not run yet".
 """
 import re
 
-from .cli import Refusal, near
-from .comparison import crossing_words, with_interval
+from speedrun.cli import Refusal, near
+from speedrun.report.comparison import crossing_words, with_interval
+
+from .figures import final, worst
+from .page import (
+    NOT_RUN,
+    cost_words,
+    loss_words,
+    number,
+    points,
+    range_words,
+    rank_words,
+    share,
+    table,
+    unfinished,
+)
 from .study import ROOT, Study
-from .study_figures import final, worst
-from .study_page import (NOT_RUN, cost_words, loss_words, number, points, range_words, rank_words, share,
-                         table, unfinished)
 
 TEMPLATE, PAGE = ROOT / "docs" / "findings.in.md", ROOT / "docs" / "findings.md"
 PLACEHOLDER = re.compile(r"\{\{(.+?)\}\}")

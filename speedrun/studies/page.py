@@ -1,9 +1,10 @@
 """The README.md of a study: its question, tables, tuning and command, all from logs."""
 import json
 
-from .comparison import crossing_words, with_interval
+from speedrun.report.comparison import crossing_words, with_interval
+
+from .figures import UNITS, final, worst
 from .study import ROOT, Study
-from .study_figures import UNITS, final, worst
 
 NOT_RUN = "not run yet"
 

@@ -6,11 +6,12 @@ import warnings
 from pathlib import Path
 from statistics import median
 
-from .comparison import with_interval
-from .page_style import LIGHT
+from speedrun.report.comparison import with_interval
+from speedrun.report.style import LIGHT
+from speedrun.report.svg import frame
+
+from .figures import UNITS
 from .study import Study
-from .study_figures import UNITS
-from .svg import frame
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)))

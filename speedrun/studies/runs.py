@@ -14,12 +14,13 @@ from pathlib import Path
 
 import torch
 
-from . import launch
-from .cli import Refusal, stop_signals
-from .environment import without_folders
-from .log import lock_folder, read_log
+from speedrun import launch
+from speedrun.cli import Refusal, stop_signals
+from speedrun.log.format import lock_folder, read_log
+from speedrun.text import printable, source_text
+from speedrun.training.machine import without_folders
+
 from .study import ROOT, Cell, Study
-from .text import printable, source_text
 
 GRACE = 20  # seconds that a run has to close its log
 

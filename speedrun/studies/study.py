@@ -11,14 +11,11 @@ from pathlib import Path
 
 import train_gpt
 from optimizers import RECIPES, resolve
-
-from .cli import Refusal, near
-from .header import asked, misfits
-from .log import Log, read_log
-from .rules_folder import LOGS
-from .text import printable
-
-ROOT = train_gpt.ROOT
+from speedrun.cli import Refusal, near
+from speedrun.log.format import Log, read_log
+from speedrun.log.header import asked, misfits
+from speedrun.text import printable
+from speedrun.verify.folder import LOGS
 
 
 @dataclass

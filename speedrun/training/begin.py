@@ -4,12 +4,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from data import shards
+from speedrun.cli import Refusal, go_on
+from speedrun.log.format import LogWriter, lock_folder
 
 from . import checkpoint
-from .cli import Refusal, go_on
-from .environment import digest, hardware, loaded_sources, software, write_header
-from .log import LogWriter, lock_folder
-from .show import say
+from .machine import digest, hardware, loaded_sources, software, write_header
+from .progress import say
 
 
 def run_header(plan, train, val) -> dict:

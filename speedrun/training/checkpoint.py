@@ -21,10 +21,11 @@ from pathlib import Path
 
 import torch
 
-from .cli import Refusal, go_on
-from .environment import digest
-from .log import Log, read_log
-from .text import source_text
+from speedrun.cli import Refusal, go_on
+from speedrun.log.format import Log, read_log
+from speedrun.text import source_text
+
+from .machine import digest
 
 KEEP = 2
 NAME = re.compile(r"checkpoint_(\d+)_(\d+)\.(?:json|pt)")

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from optimizers.matrix import HostCopy
+from speedrun.cli import Refusal, go_on
 
 from . import checkpoint
-from .cli import Refusal, go_on
 from .world import StopSignal, World
 
 

@@ -14,8 +14,9 @@ import numpy
 import torch
 from torch.nn.attention import SDPBackend
 
-from .log import LogWriter, now, without_note
-from .text import source_text
+from speedrun.log.format import LogWriter, now, without_note
+from speedrun.text import source_text
+
 from .world import World
 
 # Dense bfloat16 peak in FLOP/s by a part of the device's name, from the makers' data sheets.
@@ -117,7 +118,7 @@ def git_state(root: Path) -> dict | None:
 
 def loaded_sources(root: Path) -> dict[str, str]:
     """Path under `root` and text of every module of the project that this process has loaded."""
-    found, ours = {}, {"train_gpt.py", "optimizers", "data", "records", "scripts"}
+    found, ours = {}, {"train_gpt.py", "tracks.py", "optimizers", "data", "speedrun"}
     for module in list(sys.modules.values()):
         path = getattr(module, "__file__", None)
         if not path or not path.endswith(".py") or not os.path.isabs(path):  # torch has made-up ones

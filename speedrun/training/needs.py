@@ -1,18 +1,13 @@
-#!/usr/bin/env python3
 """What scripts/run.sh must know of a command line of train_gpt.py: how many processes, and what to fetch.
 
 Prints the number of processes, then the fetch command one word a line (so that paths may hold spaces), which
 is left out where nothing is missing. Bad arguments end in the trainer's own line and exit code.
 """
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from speedrun.cli import Refusal, command
 
-from records.cli import Refusal, command  # noqa: E402
-
-EXAMPLE = "example: scripts/needs.py --track laptop"
+EXAMPLE = "example: python -m speedrun.training.needs --track laptop"
 
 
 @command
@@ -25,7 +20,8 @@ def main(argv: list[str]) -> int:
 
     import train_gpt
     from data import shards
-    from records import checkpoint
+
+    from . import checkpoint
     plan, missing = checkpoint.plan_of(train_gpt.parse, argv), False
     try:
         train_gpt.open_streams(plan)

@@ -3,8 +3,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 from optimizers.recipes import with_field
-
-from .cli import Refusal, near
+from speedrun.cli import Refusal, near
 
 
 def read_overrides(rest: list[str], flags: list[str]) -> list[tuple[str, str, str]]:

@@ -5,8 +5,9 @@ from dataclasses import asdict
 
 import torch
 
-from .cli import Refusal, print_json
-from .environment import peak_flops
+from speedrun.cli import Refusal, print_json
+
+from .machine import peak_flops
 
 
 def listing(tracks: dict, presets: dict, recipes: dict, as_json: bool) -> None:

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .cli import Refusal, stop_signals
+from speedrun.cli import Refusal, stop_signals
 
 TIMEOUT = 600  # seconds that a collective waits for a rank; rank 0 may hash 20 GB of shards in them
 LATE = re.compile(r"(?i)timed out waiting|wait timeout|timeout after")

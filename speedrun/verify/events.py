@@ -5,9 +5,10 @@ Each rule takes a Run and yields (line, what is wrong).
 import math
 from datetime import datetime
 
-from .header import Run, fork_misfits, number
-from .rules_header import batches, short
-from .text import printable
+from speedrun.log.header import Run, fork_misfits, number
+from speedrun.text import printable
+
+from .header import batches, short
 
 ONCE = ("log", "run", "warmup", "end")
 

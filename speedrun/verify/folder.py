@@ -4,11 +4,10 @@ from collections import Counter
 from datetime import date
 from pathlib import Path
 
+from speedrun.cli import Refusal, near
+from speedrun.log.format import Log
+from speedrun.text import plain_json, printable, read_text
 from train_gpt import TRACKS
-
-from .cli import Refusal, near
-from .log import Log
-from .text import plain_json, printable, read_text
 
 LOGS, BESIDE = (".txt", ".gz", ".xz"), (".md", ".json", ".png")
 FOLDER_NAME = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})_(.+)")

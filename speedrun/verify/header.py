@@ -12,14 +12,13 @@ from pathlib import Path
 
 from data.shards import batches_in, out_of_order
 from optimizers import resolve
+from speedrun.cli import Refusal
+from speedrun.log.format import FORMAT, without_note
+from speedrun.log.header import Run
+from speedrun.text import printable, source_text
+from speedrun.training.machine import digest
+from speedrun.training.overrides import override
 from train_gpt import ROOT, TRACKS
-
-from .cli import Refusal
-from .environment import digest
-from .header import Run
-from .log import FORMAT, without_note
-from .overrides import override
-from .text import printable, source_text
 
 # What modded-nanogpt's parser takes for a validation, wherever it stands: no source may hold one.
 THEIR_LINE = re.compile(r"step:([0-9]+)/([0-9]+)\s+val_loss:([0-9.]+)")

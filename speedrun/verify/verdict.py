@@ -9,15 +9,18 @@ from dataclasses import dataclass, field
 from itertools import accumulate, islice
 from pathlib import Path
 
-from . import checkpoint, evidence, rules_events, rules_header
-from .cli import Refusal
-from .header import Run, misfits
-from .log import Log, read_log
-from .rules_events import expected_steps
-from .rules_folder import BESIDE, FOLDER_NAME, LOGS, place, runs, together
-from .text import printable
+from speedrun.cli import Refusal
+from speedrun.log.format import Log, read_log
+from speedrun.log.header import Run, misfits
+from speedrun.stats import rule
+from speedrun.text import printable
+from speedrun.training import checkpoint
 
-RULES = rules_header.RULES | rules_events.RULES
+from . import events, header
+from .events import expected_steps
+from .folder import BESIDE, FOLDER_NAME, LOGS, place, runs, together
+
+RULES = header.RULES | events.RULES
 MOST_FAILURES = 20  # of one rule in one log
 
 
@@ -168,11 +171,11 @@ def claim(logs: list[Log]) -> dict:
         series |= track_series(log)
     track, recipe = header["track"], header["recipe"]
     official, seeds = track["official"], [seed for log in logs for seed in log.header["seeds"]]
-    target, sigma = track["target"], evidence.KNOWN_SIGMA.get(track["name"]) if official else None
+    target, sigma = track["target"], rule.KNOWN_SIGMA.get(track["name"]) if official else None
     found, starts = None, [Run.of(log, 0).start[0] for log in logs]
     forked = max(starts) or None
     if official and target is not None and not forked:
-        found = evidence.official_step(series, target, sigma, seeds)
+        found = rule.official_step(series, target, sigma, seeds)
     step = found["step"] if found else recipe["steps"]
     times = [point.train_time for points in series.values() for point in points if point.step == step]
     machines, resumed = list(map(machine, logs)), any(k == "resume" for log in logs for _, k, _ in log.events)
@@ -187,9 +190,9 @@ def claim(logs: list[Log]) -> dict:
         uncommitted=any((log.header["git"] or {}).get("changed") for log in logs),
         step=found["step"] if found else None,
         **{key: found[key] if found else None for key in ("mean", "sd", "z", "p")},
-        crossing=evidence.mean_crossing(series, target) if target is not None and not forked else None,
-        final=evidence.mean_interval(points[-1].val_loss for points in series.values()),
-        seconds=None if no_time else evidence.mean_interval(times)["mean"], no_time=no_time)
+        crossing=rule.mean_crossing(series, target) if target is not None and not forked else None,
+        final=rule.mean_interval(points[-1].val_loss for points in series.values()),
+        seconds=None if no_time else rule.mean_interval(times)["mean"], no_time=no_time)
 
 
 def shortfall(found: dict) -> str:

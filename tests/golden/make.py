@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-
 from inputs import DIM, LAYERS, SHAPES, STEPS, VOCAB, fill, tokens, weight_and_gradients
 
 RESULTS = "records/track_3_optimization/results"

