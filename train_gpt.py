@@ -8,13 +8,12 @@ A track fixes what may not change (data, model, tokens per step, target), a reci
 size and micro-batch only split the work. This file reads top to bottom: model, tracks, initialisation and
 schedule, command line and data, micro-batch and warm-up, step, validation and one seed, main.
 """
-import argparse
 import hashlib
 import math
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import MethodType
@@ -31,35 +30,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data import shards
-from optimizers import RECIPES, Init, Recipe, build_optimizers, build_wrappers, resolve
+from optimizers import RECIPES, Init, Recipe, build_optimizers, build_wrappers
 from optimizers.diagnostics import diagnose
-from speedrun.cli import Parser, Refusal, command, near
+from speedrun.cli import Refusal, command
 from speedrun.preflight.machine import quick
-from speedrun.training import checkpoint, progress
+from speedrun.text import without_folders
+from speedrun.training import checkpoint, progress, resume
 from speedrun.training.begin import open_log
 from speedrun.training.calibration import score
 from speedrun.training.chunked import chunked
-from speedrun.training.estimate import first_micro_batch, forget, in_flight, memory_full
-from speedrun.training.gradients import Gradients, bytes_per_step
+from speedrun.training.estimate import bytes_per_step, first_micro_batch, flops_per_token
+from speedrun.training.gradients import Gradients
 from speedrun.training.guard import Diverged, Guard, Interrupted
-from speedrun.training.machine import attention_backend, without_folders
-from speedrun.training.overrides import apply_overrides, read_overrides
-from speedrun.training.world import ALONE, Clock, StopSignal, World, divisor, join_world
+from speedrun.training.machine import attention_backend
+from speedrun.training.plan import Plan, open_streams, parse
+from speedrun.training.room import forget, in_flight, memory_full
+from speedrun.training.world import Clock, StopSignal, World, divisor, join_world
+from tracks import PRESETS, TRACKS, ModelConfig, Track  # noqa: F401
 
 ########################################
 #                Model                 #
 ########################################
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    vocab_size: int
-    num_layers: int
-    model_dim: int
-    head_dim: int = 128
-    mlp_ratio: float = 4
-    mlp: str = "relu2"         # relu2: fc, proj;  swiglu: gate, up, down
-    dtype: str = "bfloat16"    # of the embedding, and so of every activation
 
 
 class RMSNorm(nn.Module):
@@ -153,19 +144,7 @@ class GPT(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        dim, head_dim, mlp, ratio = config.model_dim, config.head_dim, config.mlp, config.mlp_ratio
-        for wrong, message in (
-                (head_dim < 4 or head_dim % 4, f"head_dim {head_dim} must be a multiple of 4"),
-                (dim % max(1, head_dim) or not 0 < dim <= 2**16,
-                 f"model_dim {dim} must be a multiple of {head_dim=}, up to 65536"),
-                (mlp not in ("relu2", "swiglu"), f"mlp {mlp!r} must be relu2 or swiglu"),
-                (not 1 <= ratio * dim <= 2**20, f"mlp_ratio {ratio} must leave 1 to 2**20 hidden units"),
-                (config.dtype not in ("float32", "bfloat16"),
-                 f"dtype {config.dtype!r} must be float32 or bfloat16"),
-                (not (0 < config.vocab_size <= 2**16 and 0 < config.num_layers <= 1000),
-                 "vocab_size must lie in 1..65536 (the shards are uint16), num_layers in 1..1000")):
-            if wrong:
-                raise ValueError(f"model: {message}")
+        config.check()
         self.config = config
         # In the order of use, so that gradients are ready in the reverse of it.
         self.embed = nn.Embedding(config.vocab_size, config.model_dim, dtype=getattr(torch, config.dtype))
@@ -189,68 +168,6 @@ class GPT(nn.Module):
         for each in self.blocks:
             each.forward = MethodType(block, each)
 
-
-########################################
-#                Tracks                #
-########################################
-
-
-@dataclass(frozen=True)
-class Track:
-    """What a run may not change. The validation grid: every `val_every` steps, and every `val_every_tail` in
-    the last `tail` of the recipe's schedule; step 0 and the last step always."""
-
-    name: str
-    data: str                  # folder under data/
-    model: ModelConfig
-    tokens_per_step: int
-    context: int
-    val_tokens: int
-    val_every: int
-    val_every_tail: int
-    tail: float
-    target: float | None       # nats
-    sha256: dict = field(default_factory=dict)  # shard -> content, where the track pins it
-    official: bool = True      # False for presets and for overridden tracks: on no board, may wrap epochs
-
-    @property
-    def label(self) -> str:
-        return self.name if self.official else "custom"
-
-    def validates(self, step: int, recipe: Recipe) -> bool:
-        in_tail = step >= (1 - self.tail) * recipe.schedule_steps
-        return step == recipe.steps or step % (self.val_every_tail if in_tail else self.val_every) == 0
-
-    def check(self) -> None:
-        """Raises ValueError naming a field that cannot be."""
-        for name, tokens in (("tokens_per_step", self.tokens_per_step), ("val_tokens", self.val_tokens)):
-            if self.context < 1 or tokens < self.context or tokens % self.context:
-                raise ValueError(f"track.{name} {tokens} must be a multiple of context {self.context}")
-        if min(self.val_every, self.val_every_tail) < 1 or not 0 <= self.tail <= 1:
-            raise ValueError("track.val_every and val_every_tail must be at least 1, and tail lie in 0..1")
-        if self.target is not None and not 0 < self.target < math.inf:
-            raise ValueError(f"track.target {self.target} must be a number above 0, or none")
-        with torch.device("meta"):
-            GPT(self.model)
-
-
-GPT2_SMALL = ModelConfig(vocab_size=50304, num_layers=12, model_dim=768)
-FINEWEB = Track("fineweb-124m", "fineweb10B", GPT2_SMALL, tokens_per_step=524288, context=1024,
-                val_tokens=10485760, val_every=125, val_every_tail=25, tail=0.1, target=3.28)
-TRACKS = {track.name: track for track in (
-    FINEWEB,
-    replace(FINEWEB, name="sprint", tokens_per_step=65536, target=None),
-    Track("laptop", "laptop", ModelConfig(256, 4, 128, head_dim=32, dtype="float32"), tokens_per_step=4096,
-          context=256, val_tokens=262144, val_every=25, val_every_tail=10, tail=0.2, target=1.38, sha256={
-              "laptop_train_000001.bin": "aabc889d49905f60088863fd913f84d1eb2ec9149b4aef335e5f60406d7af4ff",
-              "laptop_val_000000.bin": "a468bbff9de7516856e9bd07314f10f024928212b894258791071e8a4767e692"}),
-)}
-PRESETS = {track.name: track for track in (  # models without a track
-    replace(FINEWEB, name="350m", target=None, official=False,
-            model=ModelConfig(50304, 20, 1024, mlp="swiglu", mlp_ratio=2.75)),
-    replace(FINEWEB, name="1b", target=None, official=False,
-            model=ModelConfig(50304, 24, 1792, mlp="swiglu", mlp_ratio=8 / 3)),
-)}
 
 ########################################
 #      Initialisation and schedule     #
@@ -288,73 +205,6 @@ def lr_factor(step: int, recipe: Recipe, cooldown_frac: float) -> float:
 #        Command line and data         #
 ########################################
 
-EXAMPLE = """examples:
-  python train_gpt.py --track laptop --recipe muon --seeds 0 1 2
-  torchrun --standalone --nproc_per_node=8 train_gpt.py --recipe.lr 0.03
-"""
-
-
-@dataclass
-class Plan:
-    """A run as the command line asks for it."""
-
-    args: argparse.Namespace
-    track: Track
-    recipe: Recipe
-    data_dir: Path
-    device: str
-
-
-def parse(argv: list[str]) -> Plan:
-    """The plan of a command line; Refusal (exit 2) for one that cannot be."""
-    parser = Parser(prog="train_gpt.py", description=__doc__.split("\n")[0], epilog=EXAMPLE)
-    add = parser.add_argument
-    add("--track", help=f"{', '.join([*TRACKS, *PRESETS])} (default: {FINEWEB.name} on CUDA; laptop)")
-    add("--recipe", default="aurora", help=f"{', '.join(RECIPES)} (default: aurora)")
-    add("--seeds", type=int, nargs="+", default=[0], metavar="K", help="declared before the run")
-    add("--steps", type=int, metavar="N", help="stop early; the schedule stays as it is")
-    add("--log-dir", type=Path, metavar="D", help="default: logs/<time>_<track>_<recipe>")
-    add("--data-dir", type=Path, metavar="D", help="the folder of the shards")
-    add("--val-every", type=int, metavar="N", help="validate every N steps too, off the clock")
-    add("--checkpoint-every", type=int, default=250, metavar="N", help="steps, off the clock (default: 250)")
-    add("--resume", type=Path, metavar="D", help="go on with the run that stopped in this log folder")
-    add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-    add("--fast", action="store_true", help="chunked loss, one compiled block, overlap; see docs/speed.md")
-    add("--save", action="store_true", help="write the final weights of each seed")
-    add("--wandb", action="store_true", help="log to Weights & Biases too")
-    add("--allow-custom", action="store_true", help="allow --track.FIELD; on no board")
-    add("--dry-run", action="store_true", help="say what would run, and stop")
-    add("--list", action="store_true", help="list tracks and recipes, and stop")
-    add("--json", action="store_true", help="print one JSON object; progress goes to stderr")
-    args, rest = parser.parse_known_args(argv, argparse.Namespace(argv=argv))
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise Refusal("--device cuda: this torch sees no CUDA device; check nvidia-smi, or use cpu", code=2)
-    name, tracks = args.track or ("fineweb-124m" if device == "cuda" else "laptop"), {**TRACKS, **PRESETS}
-    for noun, given, known in (("track", name, tracks), ("recipe", args.recipe, RECIPES)):
-        if given not in known:
-            raise Refusal(f"unknown {noun} {given!r}; {near(given, known)}", code=2)
-    if len(set(args.seeds)) < len(args.seeds) or not 0 <= min(args.seeds) <= max(args.seeds) < 2**32:
-        raise Refusal(f"--seeds {' '.join(map(str, args.seeds))}: each seed once, in 0..2**32-1", code=2)
-    for flag, every in (("--val-every", args.val_every), ("--checkpoint-every", args.checkpoint_every)):
-        if every is not None and every < 1:
-            raise Refusal(f"{flag} {every}: give a number of steps of at least 1", code=2)
-    flags = [*parser._option_string_actions, *(f"--recipe.{f.name}" for f in fields(Recipe)[2:-2])]
-    overrides = read_overrides(rest, flags)
-    overrides += [] if args.steps is None else [("recipe", "steps", str(args.steps))]
-    track, recipe = apply_overrides(tracks[name], resolve(args.recipe, name), overrides, args.allow_custom)
-    folder = args.data_dir or ROOT / "data"
-    nested = folder / track.data  # --data-dir may name the shards' folder or the one around it
-    return Plan(args, track, recipe, nested if nested.is_dir() or not args.data_dir else folder, device)
-
-
-def open_streams(plan: Plan, world: World = ALONE) -> tuple[shards.TokenStream, shards.TokenStream]:
-    """The training and validation streams; Refusal where the shards are missing, broken, or too few."""
-    fix = f"run `python {shards.fetch_words(plan.track, plan.recipe.steps)}`"
-    if plan.args.data_dir:
-        fix += " and leave --data-dir out, or fit the track to your data: --allow-custom --track.val_tokens N"
-    return shards.open_streams(plan.data_dir, plan.track, plan.recipe.steps, world.rank, world.size, fix)
-
 
 ########################################
 #       Micro-batch and warm-up        #
@@ -376,7 +226,7 @@ class Run:
     folder: Path | None = None
     lock: object = None
     micro: int = 1                 # sequences per forward pass
-    start: checkpoint.Start = field(default_factory=checkpoint.Start)
+    start: resume.Start = field(default_factory=resume.Start)
     gradients: Gradients | None = None  # made by the warm-up
     identity: str = ""             # what a checkpoint must be of to be continued
     place: str = "the warm-up"     # for the message of a rank that lost the others
@@ -476,12 +326,6 @@ def validate(run: Run) -> float:
     return float(run.world.sum(total)) / run.plan.track.val_tokens
 
 
-def flops_per_token(model: GPT, track: Track) -> float:
-    """6 per parameter that is multiplied (all but the embedding) and 6 L T d for causal attention."""
-    multiplied = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("embed."))
-    return 6 * multiplied + 6 * track.model.num_layers * track.context * track.model.model_dim
-
-
 class Training:
     """One seed on its way: what a checkpoint must hold beside the model."""
 
@@ -491,7 +335,7 @@ class Training:
         self.optimizers = run.optimizers()
         run.gradients.serve(self.optimizers)
         self.wrappers = build_wrappers(run.model, run.plan.recipe, self.optimizers)
-        start = run.start if run.start.seed == seed else checkpoint.Start()
+        start = run.start if run.start.seed == seed else resume.Start()
         self.logged = run.start.logged.get(seed, (-1, 0.0))  # the last validation in the log, and its time
         self.first, self.reached, self.clock = start.step, start.reached, Clock(run.world, start.seconds)
         if start.tensors is not None:
@@ -550,8 +394,9 @@ def train_seed(run: Run, seed: int, tracker=None) -> dict:
     for step in range(now.first, recipe.steps + 1):
         run.place, last = f"step {step} of seed {seed}", step == recipe.steps
         try:
-            if last or step > now.logged[0] and (
-                    track.validates(step, recipe) or (args.val_every and step % args.val_every == 0)):
+            on_grid = track.validates(step, recipe.steps, recipe.schedule_steps)
+            asked = args.val_every and step % args.val_every == 0
+            if last or step > now.logged[0] and (on_grid or asked):
                 val_loss, shown = now.read_out(step, tracker), time.perf_counter()
             if last:
                 break
@@ -611,8 +456,8 @@ def dry_run(plan: Plan, model: GPT) -> None:
 @command
 def main(argv: list[str]) -> int:
     """Run the command line; the exit code."""
-    plan = checkpoint.plan_of(parse, argv)
-    folder = plan.args.resume or checkpoint.folder_of_restart(ROOT, plan.args.log_dir)
+    plan = resume.plan_of(parse, argv)
+    folder = plan.args.resume or resume.folder_of_restart(ROOT, plan.args.log_dir)
     if plan.args.list:
         return progress.listing(TRACKS, PRESETS, RECIPES, plan.args.json)
     with torch.device("meta"):

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.cached_fineweb10B import fetch_all, library
+from data.hub import fetch_all, library
 from data.shards import sha256_of
 from speedrun.cli import Refusal
 

@@ -14,7 +14,7 @@ import re
 import zlib
 from pathlib import Path
 
-from data.cached_fineweb10B import hub, library, retried
+from data.hub import hub, library, retried
 from speedrun.cli import Refusal, near
 
 PIECE_BYTES, MAX_PIECE_CHARS = 4096, 2**20  # of a .txt: the usual and the largest piece

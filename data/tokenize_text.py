@@ -23,7 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.cached_fineweb10B import library
+from data.hub import library
 from data.read_text import find_sources, read
 from data.shards import write_shard
 from speedrun.cli import Parser, Refusal, command, print_json

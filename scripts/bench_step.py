@@ -135,8 +135,9 @@ def against(args, words: list[str]) -> int:
     """Print how the times a step of another script and of train_gpt.py compare."""
     import torch
 
-    from scripts.compare import order, time_ratio
+    from scripts.compare import order
     from speedrun.bench import against
+    from speedrun.stats.ratio import time_ratio
     from speedrun.training.machine import hardware, software
     from speedrun.training.world import World
     if args.synthetic:
@@ -173,7 +174,7 @@ def enough_shards(plan, val_tokens: int) -> None:
     the other script would fail, after our run."""
     from dataclasses import replace
 
-    from train_gpt import open_streams
+    from speedrun.training.plan import open_streams
     plan = replace(plan, track=replace(plan.track, val_tokens=val_tokens))
     held, steps = len(open_streams(plan)[0]), plan.recipe.steps
     if held < steps:
@@ -184,7 +185,7 @@ def enough_shards(plan, val_tokens: int) -> None:
 
 def ratio_lines(found: dict) -> list[str]:
     """The comparison for a person."""
-    from scripts.compare import interval_of
+    from speedrun.stats.ratio import interval_of
     ours, theirs = (math.fsum(ms) / len(ms) for ms in (found["ms"]["ours"], found["ms"]["theirs"]))
     ratio, interval = found["ratio"], "one pair, or equal ones, have no interval"
     if ratio["low"] is not None:

@@ -5,7 +5,6 @@ A and B are trained in turn, A B B A A B B A ..., so that a machine that warms u
 both. Pair k trains seed k, unless both sides name the same --seeds. Times are of the training clock, which
 excludes warm-up and validation; an even number of pairs cancels a steady drift.
 """
-import math
 import shlex
 import sys
 import time
@@ -13,31 +12,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from speedrun import ROOT
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+from speedrun import ROOT
 
 try:
     import numpy as np
-    from scipy import stats
 except ImportError as missing:
     sys.exit(f"compare.py: {missing}; run scripts/setup.sh and then .venv/bin/python scripts/compare.py")
 
 import train_gpt
 from speedrun import launch
 from speedrun.cli import Parser, Refusal, command, print_json
-from speedrun.log.format import Log, read_log
-from speedrun.stats import rule
+from speedrun.log.format import Log
+from speedrun.log.reader import read_log
+from speedrun.stats import intervals
+from speedrun.stats.crossing import crossing_step
+from speedrun.stats.ratio import interval_of, time_ratio
 from speedrun.text import printable
-from speedrun.verify.verdict import machine
+from speedrun.verify.claim import machine
 
 EXAMPLE = """examples:
   python scripts/compare.py --a "--recipe aurora" --b "--recipe muon" --pairs 4
   python scripts/compare.py --a "" --b "--recipe.lr 0.02" --pairs 6 --nproc 8 --out logs/lr
 """
 OURS = ("--help", "--list", "--dry-run", "--json", "--log-dir", "--resume")  # what a side may not ask for
-RESAMPLES = 9999
-FEW = 20  # pairs from which a percentile bootstrap is nearly as wide as it should be
 
 ########################################
 #              The runs                #
@@ -85,7 +85,7 @@ class Trained:
 
 def seconds_to(points: list, target: float | None) -> float | None:
     """Seconds of the training clock to `target`, between validations by linear interpolation."""
-    step = rule.crossing(points, target)
+    step = crossing_step(points, target)
     if step is None:
         return None
     return float(np.interp(step, [p.step for p in points], [p.train_time for p in points]))
@@ -157,31 +157,6 @@ def read_run(folder: Path, code: int, failure: str) -> Log:
 ########################################
 
 
-def time_ratio(a: list[float], b: list[float]) -> dict:
-    """The geometric mean of a_i / b_i over n pairs, with two intervals.
-
-    t_low, t_high: the t-interval of the mean log ratio at 95 %. low, high: its percentile bootstrap, pairs
-    resampled (Efron, Ann. Statist. 7, 1979) by a fixed seed. That lies within the least and the largest
-    ratio: where log ratios are normal it holds the mean in about 50, 80 and 90 % of cases for 2, 4 and 12
-    pairs, not in 95. None without spread.
-    """
-    logs = np.log(np.asarray(a) / np.asarray(b))
-    t = rule.mean_interval(logs)
-    low = high = None
-    if t["low"] is not None:
-        found = stats.bootstrap((logs,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=0)
-        low, high = map(float, found.confidence_interval)
-    names = dict(ratio=t["mean"], low=low, high=high, t_low=t["low"], t_high=t["high"])
-    return dict(n=t["n"], **{name: None if x is None else math.exp(x) for name, x in names.items()})
-
-
-def interval_of(ratio: dict) -> str:
-    """Both intervals of a time_ratio, in words."""
-    few = ", too narrow for few pairs" * (ratio["n"] < FEW)
-    return (f"95 %: {ratio['t_low']:.4f} to {ratio['t_high']:.4f} by t; {ratio['low']:.4f} to "
-            f"{ratio['high']:.4f} by bootstrap{few}")
-
-
 def judged(found: dict, centre: float) -> str:
     """below, above or open: where every interval of `found` lies beside `centre`."""
     ends = [found[name] for name in ("low", "high", "t_low", "t_high") if name in found]
@@ -200,7 +175,7 @@ def weigh(a: Side, b: Side, done: list[Trained]) -> dict:
     seeds = sorted({seed for run in done for seed in run.losses})
     losses = {name: [mean(run.losses[seed] for run in runs if seed in run.losses) for seed in seeds]
               for name, runs in by_side.items()}
-    found["loss"] = dict(rule.paired(losses["A"], losses["B"]), seeds=seeds)
+    found["loss"] = dict(intervals.paired(losses["A"], losses["B"]), seeds=seeds)
     sides = {side.name.lower(): dict(arguments=shlex.join(side.words), recipe=side.plan.recipe.name,
                                      steps=side.plan.recipe.steps, val_loss=mean(losses[side.name]),
                                      step_avg=mean(run.step_avg for run in by_side[side.name]))

@@ -12,9 +12,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from speedrun import ROOT
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+from speedrun import ROOT
 
 try:
     import numpy as np
@@ -25,13 +26,15 @@ except ImportError as missing:
              "scripts/eval_hellaswag.py")
 
 from data import hellaswag
-from data.cached_fineweb10B import library
 from data.hellaswag import Item
+from data.hub import library
 from data.tokenize_text import load_gpt2
 from speedrun.cli import Parser, Refusal, command, near, print_json
-from speedrun.log.format import NO_END, read_log
+from speedrun.log.format import NO_END
+from speedrun.log.reader import read_log
 from speedrun.text import printable
-from train_gpt import GPT, PRESETS, TRACKS, ModelConfig
+from tracks import PRESETS, TRACKS, ModelConfig
+from train_gpt import GPT
 
 EXAMPLE = """examples:
   python scripts/eval_hellaswag.py logs/RUN/weights_seed0.pt

@@ -22,8 +22,9 @@ from speedrun import ROOT, launch
 from speedrun.cli import Parser, Refusal, command, print_json
 from speedrun.experiments.fork import Trunk, Variant, differs, own_header, prepare, read_variant, resumable
 from speedrun.experiments.fork_figures import lines, weigh
-from speedrun.log.format import Log, lock_folder, read_log
-from speedrun.training.checkpoint import the_log
+from speedrun.log.folder import lock_folder, the_log
+from speedrun.log.format import Log
+from speedrun.log.reader import read_log
 
 EXAMPLE = """examples:
   python scripts/fork.py --trunk logs/cooldown --at 90 --track laptop \\

@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+
 from speedrun.cli import Parser, Refusal, command, print_json
 
 EXAMPLE = """examples:
@@ -116,8 +117,8 @@ def main(argv: list[str]) -> int:
     if args.nproc is not None and args.nproc < 1:
         raise Refusal(f"--nproc {args.nproc}: give at least 1", code=2)
     import train_gpt
-    from speedrun.training import checkpoint
-    plan = checkpoint.plan_of(train_gpt.parse, rest)
+    from speedrun.training import resume
+    plan = resume.plan_of(train_gpt.parse, rest)
     found = look(plan, args.nproc, args.full)
     if os.environ.get("RANK", "0") == "0":
         return report(found, plan.args.json)

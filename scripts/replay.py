@@ -25,8 +25,10 @@ except ImportError as missing:
 from scripts.verify import TOLERANCE
 from speedrun import ROOT, launch
 from speedrun.cli import Parser, Refusal, command, print_json
-from speedrun.log.format import Log, read_log
-from speedrun.log.header import Run, misfits
+from speedrun.log.format import Log
+from speedrun.log.header import misfits
+from speedrun.log.reader import read_log
+from speedrun.log.run import Run
 from speedrun.text import printable
 from speedrun.training.world import divisor
 from speedrun.verify.header import SOURCE_PATH, here

@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from speedrun.cli import Parser, Refusal, command, print_json
 from speedrun.report.group import Group, read_group
-from speedrun.stats import planning, rule
+from speedrun.stats import intervals, planning, rule, selection
+from speedrun.stats.crossing import mean_crossing
 
 EXAMPLE = """examples:
   python scripts/stats.py one records/laptop/DATE_RECIPE --step 300 --target 1.38
@@ -49,7 +50,7 @@ def one(args) -> dict:
         warnings.append(best_of_warning(args.best_of, *noise, rule.LEVEL, "passes at the target"))
     return dict(found, step=step, target=target, sigma=group.sigma, level=rule.LEVEL, forked=group.forked,
                 official_step=official and official["step"], seeds=list(losses),
-                crossing=rule.mean_crossing(group.on_grid, target), warnings=warnings)
+                crossing=mean_crossing(group.on_grid, target), warnings=warnings)
 
 
 def first_step_warnings(group: Group, official: dict) -> list[str]:
@@ -59,11 +60,11 @@ def first_step_warnings(group: Group, official: dict) -> list[str]:
     if group.sigma is not None:  # a t-test's p does not say this by itself
         found = [f"step {step} is chosen as the first of {len(steps)} that passes, and such a step passes "
                  "narrowly: as many fresh seeds would pass there with probability "
-                 f"{planning.replication(official['p']):.2f}"]
+                 f"{selection.replication(official['p']):.2f}"]
     if step != steps[0]:
         before = rule.losses_at(group.on_grid, steps[steps.index(step) - 1])
         at = rule.losses_at(group.on_grid, step)
-        over = planning.first_step_overstatement([before[seed] for seed in at], at.values())
+        over = selection.first_step_overstatement([before[seed] for seed in at], at.values())
         if over is not None:
             found.append(f"by that choice its margin is overstated by {over:.5f} nats on average, through "
                          "noise that changes between validations")
@@ -72,7 +73,7 @@ def first_step_warnings(group: Group, official: dict) -> list[str]:
 
 def best_of_warning(k: int, n: int, sd: float | None, level: float, passes: str) -> str:
     """What it means that the recipe is the best of k; `passes`: what a test at `level` then says wrongly."""
-    found = planning.best_of(k, n, sd or 0.0, level)
+    found = selection.best_of(k, n, sd or 0.0, level)
     words = f"the best of {k} equal recipes {passes} with probability {found['error']:.2g}"
     if sd:
         words += (f" and looks better than it is by {found['overstatement']:.5f} nats on average (less "
@@ -131,9 +132,9 @@ def pair(args) -> dict:
                       "between steps and loss; give --step", code=2)
     losses_a, losses_b = a.losses_at(steps[0]), b.losses_at(steps[1])
     if a.paired and b.paired:
-        found = rule.compare(losses_a, losses_b)
+        found = intervals.compare(losses_a, losses_b)
     else:
-        found = dict(rule.welch(losses_a.values(), losses_b.values()), left_out=0)
+        found = dict(intervals.welch(losses_a.values(), losses_b.values()), left_out=0)
     exchange = None
     if a.sigma is not None:
         exchange = rule.exchange(losses_a.values(), losses_b.values(), *steps)
@@ -144,7 +145,7 @@ def pair(args) -> dict:
         n = found["n"] if found["method"] == "paired" else min(found["n"])
         sd = found["sd"] if found["method"] == "paired" else a.sigma and planning.difference_sd(a.sigma)
         warnings.append(best_of_warning(args.best_of, n, sd, 0.025, "is called lower than an equal one"))
-    means = [rule.mean_interval(losses.values())["mean"] for losses in (losses_a, losses_b)]
+    means = [intervals.mean_interval(losses.values())["mean"] for losses in (losses_a, losses_b)]
     return dict(found, a=a.name, b=b.name, steps=steps, means=means, exchange=exchange,
                 warnings=list(dict.fromkeys(warnings)))
 
@@ -168,8 +169,9 @@ def show_pair(found: dict) -> list[str]:
         lines.append(f"verdict: {lower} at the 5 % level" + ("" if same_step else ", each at its own step"))
     if (exchange := found["exchange"]) is not None:
         lines.append(f"rule: (gain of A + {rule.NATS_PER_STEP * 100:g} per 100 steps saved) / "
-                     f"sqrt(1/n_a + 1/n_b) = {exchange['statistic']:.5f}, needs {rule.MARGIN}; "
-                     f"A is {'' if exchange['pass'] else 'not '}shown to be better (one-sided p = {exchange['p']:.2g})")
+                     f"sqrt(1/n_a + 1/n_b) = {exchange['statistic']:.5f}, needs {rule.MARGIN}; A is "
+                     f"{'' if exchange['pass'] else 'not '}shown to be better "
+                     f"(one-sided p = {exchange['p']:.2g})")
     return lines
 
 

@@ -18,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from speedrun import ROOT
 from speedrun.cli import Parser, Refusal, command, print_json
 from speedrun.launch import environment
+from speedrun.log.format import digest
 from speedrun.studies.study import resolved
-from speedrun.training.machine import digest, without_folders
+from speedrun.text import without_folders
 
 EXAMPLE = """example:
   python scripts/sweep.py --recipe muon --lr 0.02 0.04 --weight-decay 0.025 0 0.1 --out muon.json

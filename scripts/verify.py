@@ -16,13 +16,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from speedrun import ROOT, launch
 from speedrun.cli import Parser, Refusal, command, print_json
-from speedrun.log.format import Log, read_log
-from speedrun.log.header import Run
+from speedrun.log.format import Log
+from speedrun.log.reader import read_log
+from speedrun.log.run import Run
 from speedrun.stats.planning import MOST_LOOKS, naive_error
 from speedrun.stats.rule import LEVEL
 from speedrun.text import printable
+from speedrun.verify.claim import shortfall
 from speedrun.verify.header import here
-from speedrun.verify.verdict import Failure, Verdict, find, shortfall
+from speedrun.verify.verdict import Failure, Verdict, find
 
 EXAMPLE = """examples:
   python scripts/verify.py records/

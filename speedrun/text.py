@@ -2,6 +2,7 @@
 import json
 import lzma
 import math
+import re
 import zlib
 from pathlib import Path
 
@@ -83,3 +84,11 @@ def plain_json(text: str) -> dict:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     return found if isinstance(found, dict) else refuse("what is no object")
+
+
+def without_folders(text: str, *known: Path) -> str:
+    """`text` with every path cut to its last part, for a log that others read; a path in one of the `known`
+    folders also where it has a space."""
+    for folder in known:
+        text = text.replace(f"{folder.absolute().parent}/", "")
+    return re.sub(r"/\S*/", "", text)

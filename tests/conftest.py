@@ -8,7 +8,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from data import sample  # noqa: E402
-from speedrun.training.machine import without_folders  # noqa: E402
+from speedrun.text import without_folders  # noqa: E402
 
 torch.set_num_threads(1)
 

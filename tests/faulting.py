@@ -21,7 +21,7 @@ import pytest
 import torch
 
 import train_gpt
-from speedrun.log.format import read_log
+from speedrun.log.reader import read_log
 from speedrun.training import checkpoint, world
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,7 +13,8 @@ import torch
 
 import train_gpt
 from data.shards import batches_in
-from speedrun.log.format import LogWriter, link
+from speedrun.log.format import link
+from speedrun.log.writer import LogWriter
 from speedrun.training.machine import hardware, write_header
 from speedrun.training.world import World
 
@@ -48,7 +49,7 @@ def turned_clock():
     def now():
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(clock[0]))
 
-    with mock.patch("speedrun.log.format.now", now), mock.patch("speedrun.training.machine.now", now):
+    with mock.patch("speedrun.log.writer.now", now), mock.patch("speedrun.training.machine.now", now):
         yield clock
 
 
@@ -82,7 +83,7 @@ def _seed(log: LogWriter, plan, seed: int, end: float, ms: float, data: dict) ->
     track, recipe, every, reached = plan.track, plan.recipe, plan.args.val_every, None
     log.event("seed", seed=seed)
     for step in range(recipe.steps + 1):
-        if track.validates(step, recipe) or (every and step % every == 0):
+        if track.validates(step, recipe.steps, recipe.schedule_steps) or (every and step % every == 0):
             loss = curve(step, recipe.schedule_steps, end)
             seconds = step * ms / 1000 * (1 + step % 7 / 1000)
             log.validation(step, recipe.steps, loss, seconds, seed)

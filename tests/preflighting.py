@@ -10,6 +10,7 @@ import torch
 
 import train_gpt
 from data import cached_fineweb10B as fineweb
+from data import hub
 from data.shards import sha256_of, write_shard
 from scripts.preflight import main
 from speedrun.training.world import World
@@ -50,7 +51,7 @@ def folder(tmp_path):
 
 def note(folder, names):
     paths = [folder / name for name in names]
-    fineweb.save_manifest(folder, {p.name: fineweb.entry_of(p, sha256_of(p), "c") for p in paths})
+    hub.save_manifest(folder, {p.name: hub.entry_of(p, sha256_of(p), "c") for p in paths}, "of/tests")
 
 
 def found(findings, level):

@@ -21,9 +21,9 @@ from speedrun.cli import Refusal
 from speedrun.log.format import Point
 from speedrun.preflight.machine import PROCESS_BYTES
 from speedrun.training import chunked
-from speedrun.training.estimate import estimate
-from speedrun.training.gradients import bytes_per_step
+from speedrun.training.estimate import bytes_per_step, estimate
 from speedrun.training.world import World
+from tracks import FINEWEB
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--device", "cpu", "--track", "laptop", "--allow-custom", "--track.val_tokens", "256",
@@ -158,9 +158,9 @@ cells = st.lists(st.tuples(st.integers(0, 30), st.integers(1, 6)).map(lambda t: 
 def test_spans(a, b):
     def covered(found):
         return {i for start, end in found for i in range(start, end)}
-    both = spans.meet(spans.union(a), spans.union(b))
-    assert covered(spans.union(a)) == covered(a) and spans.length(spans.union(a)) == len(covered(a))
-    assert covered(both) == covered(a) & covered(b) and spans.length(both) == len(covered(both))
+    both = parts.meet(parts.union(a), parts.union(b))
+    assert covered(parts.union(a)) == covered(a) and parts.length(parts.union(a)) == len(covered(a))
+    assert covered(both) == covered(a) & covered(b) and parts.length(both) == len(covered(both))
 
 
 ########################################
@@ -191,7 +191,7 @@ def test_what_models_need_is_computed(capsys):
     assert [row["track"] for row in found["rows"]] == ["fineweb-124m", "350m", "1b"]
     first = found["rows"][0]
     with torch.device("meta"):
-        model = train_gpt.GPT(train_gpt.FINEWEB.model)
+        model = train_gpt.GPT(FINEWEB.model)
     memory = estimate(model, train_gpt.parse(["--track", "fineweb-124m", "--device", "cpu"]).recipe, 1024, 8)
     assert first["needed"] == {str(n): PROCESS_BYTES + memory.needed(n) for n in (1, 2, 4, 8, 16, 32, 64)}
     assert first["needed"][str(first["fits"])] <= found["card"] < first["needed"][str(2 * first["fits"])]

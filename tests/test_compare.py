@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from scripts import compare
-from scripts.compare import Trained, interval_of, judged, time_ratio
-from speedrun.log.format import read_log
+from scripts.compare import Trained, judged
+from speedrun.log.reader import read_log
+from speedrun.stats.ratio import interval_of, time_ratio
 from speedrun.training.calibration import score
 from speedrun.training.world import World
 from tests.made_logs import make_log
@@ -24,8 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TINY = ("--device cpu --track laptop --allow-custom --track.val_tokens 256 --track.context 64 "
         "--track.tokens_per_step 256 --track.model.num_layers 1 --track.model.model_dim 32")
 SCORE = """
-from records.calibration import score
-from records.world import join_world
+from speedrun.training.calibration import score
+from speedrun.training.world import join_world
 print(*score(join_world("cpu", 8, 8)).values(), flush=True)
 """
 

@@ -23,7 +23,7 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import cached_fineweb10B, sample, read_text, tokenize_text
+from data import cached_fineweb10B, read_text, sample, tokenize_text
 from data.shards import find_shards, open_shard, write_shard
 
 DATA = Path(sample.__file__).parent

@@ -8,9 +8,10 @@ from torch import nn
 import train_gpt
 from optimizers import Aurora, Muon, UNorMuon, balanced_polar, polar
 from optimizers.diagnostics import activation_dead, diagnose, leverage, of_optimizer
-from speedrun.log.format import read_log
+from speedrun.log.reader import read_log
 from tests.matrices import TALL, WIDE, matrix, spread
-from train_gpt import GPT, ModelConfig, initialise
+from tracks import ModelConfig
+from train_gpt import GPT, initialise
 
 
 def test_leverage_is_that_of_the_left_singular_vectors():

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from speedrun.log.format import Point
-from speedrun.stats import rule
+from speedrun.stats import intervals, rule
+from speedrun.stats.crossing import censored_mean, crossing_step, mean_crossing
 
 TARGET = 3.28
 LOSSES = st.lists(st.integers(310000, 340000), min_size=2, max_size=12).map(lambda v: [x / 1e5 for x in v])
@@ -62,7 +63,7 @@ def test_one_seed_and_equal_losses_show_no_spread():
     for losses in ([1.0], [1.0, 1.0, 1.0], [0.1 + 0.2, 0.3]):
         found = rule.one_sample(losses, 9.0)
         assert (found["z"], found["p"], found["t"], found["t_p"], found["pass"]) == (None,) * 4 + (False,)
-        assert rule.mean_interval(losses)["low"] is None
+        assert intervals.mean_interval(losses)["low"] is None
         assert rule.one_sample(losses, 9.0, rule.SIGMA)["pass"]
     for losses in ([], [math.nan], [1.0, math.inf]):
         with pytest.raises(ValueError, match="finite"):
@@ -114,7 +115,7 @@ def test_the_official_step_is_the_first_of_the_common_grid_that_passes():
 
 def test_paired_is_the_t_test_of_the_differences():
     a, b = {0: 1.40, 1: 1.42, 2: 1.37, 7: 9.0}, {2: 1.34, 0: 1.38, 1: 1.39}
-    found = rule.compare(a, b)
+    found = intervals.compare(a, b)
     assert (found["method"], found["n"], found["left_out"]) == ("paired", 3, 1)
     test = stats.ttest_rel([1.40, 1.42, 1.37], [1.38, 1.39, 1.34])
     low, high = test.confidence_interval(0.95)
@@ -125,7 +126,7 @@ def test_paired_is_the_t_test_of_the_differences():
 
 def test_unrelated_seeds_get_welch():
     a, b = {0: 1.40, 1: 1.42, 2: 1.37}, {10: 1.34, 11: 1.38, 12: 1.39, 2: 1.30}
-    found = rule.compare(a, b)
+    found = intervals.compare(a, b)
     test = stats.ttest_ind(list(a.values()), list(b.values()), equal_var=False)
     assert (found["method"], found["n"], found["left_out"]) == ("welch", [3, 4], 0)
     assert (found["mean"], found["p"]) == pytest.approx((1.39 + 1 / 150 - 1.3525, test.pvalue))
@@ -136,7 +137,7 @@ def test_unrelated_seeds_get_welch():
     ({0: 1.0}, {0: 2.0}), ({0: 1.0, 1: 1.1}, {0: 2.0, 1: 2.1}), ({0: 1.0}, {5: 2.0}),
     ({0: 1.0, 1: 1.0}, {5: 2.0, 6: 2.2})])
 def test_a_difference_without_noise_to_judge_it_by_has_no_interval(a, b):
-    found = rule.compare(a, b)
+    found = intervals.compare(a, b)
     assert found["mean"] < -0.9 and (found["low"], found["high"], found["p"]) == (None, None, None)
 
 
@@ -144,7 +145,7 @@ def test_a_difference_without_noise_to_judge_it_by_has_no_interval(a, b):
 @given(LOSSES, LOSSES)
 def test_swapping_the_recipes_turns_the_sign(a, b):
     a, b = dict(enumerate(a)), dict(enumerate(b))
-    one, other = rule.compare(a, b), rule.compare(b, a)
+    one, other = intervals.compare(a, b), intervals.compare(b, a)
     assert other["mean"] == pytest.approx(-one["mean"], abs=1e-12)
     if one["low"] is not None:
         assert (other["low"], other["high"]) == pytest.approx((-one["high"], -one["low"]))
@@ -157,9 +158,9 @@ def test_an_interval_misses_one_time_in_twenty(method):
         shared = rng.standard_normal(6)
         a = 0.0010 + 0.0017 * (0.9 * shared + 0.44 * rng.standard_normal(6))
         if method == "paired":
-            found = rule.paired(a, 0.0017 * (0.9 * shared + 0.44 * rng.standard_normal(6)))
+            found = intervals.paired(a, 0.0017 * (0.9 * shared + 0.44 * rng.standard_normal(6)))
         else:
-            found = rule.welch(a, 0.0007 * rng.standard_normal(9))
+            found = intervals.welch(a, 0.0007 * rng.standard_normal(9))
         inside = found["low"] <= 0.0010 <= found["high"]
         missed += not inside
         assert (found["p"] < 0.05) != (found["low"] <= 0 <= found["high"])
@@ -187,26 +188,26 @@ def test_the_exchange_rule_counts_the_steps_saved():
     ([5, 4, 3, math.nan], 43.75),
 ])
 def test_crossing_is_the_first_interpolated(losses, step):
-    found = rule.crossing(series_of({0: losses})[0], 3.25)
+    found = crossing_step(series_of({0: losses})[0], 3.25)
     assert found == (step if step is None else pytest.approx(step))
-    assert rule.crossing(series_of({0: losses})[0], None) is None
+    assert crossing_step(series_of({0: losses})[0], None) is None
 
 
 def test_the_mean_crossing_step_keeps_seeds_that_never_cross():
     curves = {0: [5, 4, 3, 2], 1: [5, 4, 3.1, 2], 2: [5, 4, 3.05, 2], 3: [5, 4, 3.6, 3.3]}
-    found = rule.mean_crossing(series_of(curves), 3.25)
+    found = mean_crossing(series_of(curves), 3.25)
     seen = [43.75, 25 + 25 * 0.75 / 0.9, 25 + 25 * 0.75 / 0.95]
     assert (found["n"], found["crossed"]) == (4, 3)
-    assert found == pytest.approx(rule.censored_mean(seen, [75]))
+    assert found == pytest.approx(censored_mean(seen, [75]))
     assert found["mean"] > np.mean(seen) and found["low"] < found["mean"] < found["high"]
     del curves[3]
-    found = rule.mean_crossing(series_of(curves), 3.25)
-    assert found == pytest.approx({**rule.mean_interval(seen), "crossed": 3})
+    found = mean_crossing(series_of(curves), 3.25)
+    assert found == pytest.approx({**intervals.mean_interval(seen), "crossed": 3})
 
 
 def test_the_estimate_is_that_of_scipy():
     seen, limits = [2600.0, 2610.0, 2640.0, 2655.0, 2622.0, 2590.0], [2660.0, 2660.0, 2650.0]
-    found = rule.censored_mean(seen, limits)
+    found = censored_mean(seen, limits)
     mean, sd = stats.norm.fit(stats.CensoredData(uncensored=seen, right=limits))
     assert (found["mean"], found["sd"]) == pytest.approx((mean, sd), rel=1e-3)
     fall = [profile_fall(end, seen, limits, found) for end in (found["low"], found["high"])]
@@ -224,7 +225,7 @@ def profile_fall(mean, seen, limits, found):
 
 def test_a_limit_that_tells_nothing_leaves_the_t_interval():
     seen = [100.0, 110.0, 93.0, 104.0]
-    found, plain = rule.censored_mean(seen, [0.0]), rule.mean_interval(seen)
+    found, plain = censored_mean(seen, [0.0]), intervals.mean_interval(seen)
     for name in ("mean", "low", "high"):
         assert found[name] == pytest.approx(plain[name], abs=1e-3)
 
@@ -234,7 +235,7 @@ def test_a_limit_that_tells_nothing_leaves_the_t_interval():
     ([90, 90], [100], None), ([100, 100], [100], 100), ([100, 100], [90], 100),
 ])
 def test_what_gives_no_interval(seen, limits, mean):
-    found = rule.censored_mean(seen, limits)
+    found = censored_mean(seen, limits)
     assert (found["mean"], found["low"], found["high"]) == (mean, None, None)
     assert (found["n"], found["crossed"]) == (len(seen) + len(limits), len(seen))
 
@@ -243,8 +244,8 @@ def test_what_gives_no_interval(seen, limits, mean):
 @given(st.lists(st.integers(0, 300), min_size=2, max_size=8), st.lists(st.integers(0, 400), max_size=5),
        st.integers(-1000, 1000), st.sampled_from([0.01, 3.0]))
 def test_the_interval_moves_and_scales_with_the_steps(seen, limits, shift, scale):
-    found = rule.censored_mean(seen, limits)
-    moved = rule.censored_mean([shift + scale * x for x in reversed(seen)],
+    found = censored_mean(seen, limits)
+    moved = censored_mean([shift + scale * x for x in reversed(seen)],
                                    [shift + scale * x for x in limits])
     for name in ("mean", "low", "high"):
         if found[name] is None:
@@ -261,7 +262,7 @@ def test_the_censored_interval_holds():
     for _ in range(trials):
         steps = 3200 + 30 * rng.standard_normal(8)
         seen = steps[steps <= limit]
-        found = rule.censored_mean(seen, [limit] * (8 - len(seen)))
+        found = censored_mean(seen, [limit] * (8 - len(seen)))
         missed += found["low"] is None or not found["low"] <= 3200 <= found["high"]
     assert missed <= trials * 0.05 + 4 * math.sqrt(trials * 0.05 * 0.95)
     assert missed > 0

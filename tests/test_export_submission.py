@@ -8,7 +8,7 @@ from scripts import export
 from speedrun.board import track3
 from speedrun.cli import Refusal
 from speedrun.export import submission
-from speedrun.log.format import LogWriter
+from speedrun.log.writer import LogWriter
 from speedrun.stats import rule
 from tests.exporting import exported, upstream  # noqa: F401
 

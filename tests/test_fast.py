@@ -16,11 +16,13 @@ import train_gpt
 from optimizers import build_optimizers, resolve
 from optimizers.diagnostics import activation_dead
 from optimizers.stage import run_chain
-from speedrun.log.format import read_log
+from speedrun.log.reader import read_log
 from speedrun.training import gradients
-from speedrun.training.gradients import Gradients, buckets_of, bytes_per_step
+from speedrun.training.estimate import bytes_per_step
+from speedrun.training.gradients import Gradients, buckets_of
 from speedrun.training.world import World
-from train_gpt import GPT, ModelConfig, initialise
+from tracks import GPT2_SMALL, ModelConfig
+from train_gpt import GPT, initialise
 
 TINY = dict(vocab_size=300, num_layers=3, model_dim=64, head_dim=32)
 
@@ -216,7 +218,7 @@ def test_a_bucket_is_ready_before_the_next(monkeypatch):
 
 def test_bytes_sent_by_hand():
     with torch.device("meta"):
-        model = GPT(train_gpt.GPT2_SMALL)
+        model = GPT(GPT2_SMALL)
     optimizers = build_optimizers(model, resolve("aurora", "fineweb-124m"))
     found = bytes_per_step(model, optimizers, 8)
     # 12 of 3072 x 768 and of 768 x 3072 go to 8 ranks as 16 slots each, 48 of 768 x 768 as 48.

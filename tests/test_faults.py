@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from speedrun.text import without_folders
 from speedrun.training import world
-from speedrun.training.machine import without_folders
 from speedrun.training.world import World
 from tests.faulting import (
     BEHIND_TWO,

@@ -20,8 +20,9 @@ from optimizers import RECIPES, EmaNesterov, TailAverage
 from scripts import fork, replay
 from speedrun.board import standings
 from speedrun.experiments.fork_figures import lines, weigh
-from speedrun.log.format import Log, Point, read_log
-from speedrun.stats import rule
+from speedrun.log.format import Log, Point
+from speedrun.log.reader import read_log
+from speedrun.stats import intervals, rule
 from speedrun.stats.planning import seeds_for_interval
 from speedrun.verify.verdict import judge_record
 from tests.made_logs import make_log, parts, rechain
@@ -310,7 +311,7 @@ def test_the_figures_of_a_fork():
     assert d["correlation"] == pytest.approx(stats.pearsonr(a, b).statistic)
     assert "difference" not in found["variants"]["aurora"]
     half = (d["high"] - d["low"]) / 2
-    sds = [rule.mean_interval(losses)["sd"] for losses in (b, a)]
+    sds = [intervals.mean_interval(losses)["sd"] for losses in (b, a)]
     assert d["unpaired_seeds"] == seeds_for_interval(half, sds) > 100
     # 8 full runs of 150 s; of these 4 trunks of 45.5 s, and 8 rests of 105 s
     assert found["seconds"] == dict(trunks=182, forks=840, full=1200, saved=178)

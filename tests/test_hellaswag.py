@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow
@@ -17,7 +18,8 @@ from data.hellaswag import Item, clean
 from scripts import eval_hellaswag
 from scripts.eval_hellaswag import encoder, score_all, sequences
 from tests.test_data_tools import Hub, bpe  # noqa: F401 (a fixture)
-from train_gpt import GPT, ModelConfig
+from tracks import ModelConfig
+from train_gpt import GPT
 
 ROOT = Path(__file__).resolve().parents[1]
 BYTES = encoder(256)
@@ -53,7 +55,7 @@ def echo():
 @pytest.fixture
 def saved(echo, tmp_path, monkeypatch):
     """saved(): the path of its weights, for a track `echo` of 32 bytes."""
-    track = train_gpt.replace(train_gpt.TRACKS["laptop"], name="echo", model=echo.config, context=32)
+    track = replace(train_gpt.TRACKS["laptop"], name="echo", model=echo.config, context=32)
     monkeypatch.setitem(train_gpt.TRACKS, "echo", track)
     torch.save(echo.state_dict(), tmp_path / "weights.pt")
     return tmp_path / "weights.pt"

@@ -13,6 +13,7 @@ import ingest  # noqa: E402
 
 from speedrun.board import track3  # noqa: E402
 from speedrun.stats import rule  # noqa: E402
+from speedrun.stats.crossing import mean_crossing
 
 FOLDER = Path("records/track_3_optimization")
 RULE = "=" * 100
@@ -80,7 +81,7 @@ def test_figures_of_a_row(clone, capsys, tmp_path):
     # compiling, 60 s in the first interval, does not weigh
     assert one["hardware"] == [dict(gpu="NVIDIA H100", world_size=8, n=4, step_ms=150.0)]
     assert one["near"][0]["steps"] == [1000, 2000, 2100, 2200, 2300]
-    crossing = rule.mean_crossing(track3.series(one), 3.28)
+    crossing = mean_crossing(track3.series(one), 3.28)
     assert crossing["n"] == 4 and crossing["mean"] == pytest.approx(2200 - 100 * 0.00275 / 0.005)
     assert "code" not in json.dumps(found["rows"])  # figures only
     capsys.readouterr()

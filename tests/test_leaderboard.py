@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from speedrun.board import page, standings
 from speedrun.stats import rule
+from speedrun.stats.crossing import crossing_step
 from speedrun.text import printable
 from tests.made_logs import make_log
 
@@ -100,7 +101,7 @@ def test_records_in_order_of_their_steps_with_figures_from_the_logs(records, run
         before = max(step for step in rule.grid(entry.series) if step < record["step"])
         assert rule.one_sample(at, 1.38)["pass"] and record["mean"] == pytest.approx(sum(at) / 4)
         assert not rule.one_sample(rule.losses_at(entry.series, before).values(), 1.38)["pass"]
-    steps = [{seed: rule.crossing(points, 1.38) for seed, points in entry.series.items()}
+    steps = [{seed: crossing_step(points, 1.38) for seed, points in entry.series.items()}
              for entry in standings.read_board(records).entries if entry.claim["recipe"] != "adamw"]
     differences = [steps[1][seed] - steps[0][seed] for seed in range(4)]
     assert muon["against"]["mean"] == pytest.approx(sum(differences) / 4) and muon["against"]["mean"] > 0
@@ -144,7 +145,7 @@ def test_seeds_that_never_cross_are_kept_and_prevent_the_paired_verdict(made, ru
     crossing = found["records"][1]["crossing"]
     assert (crossing["n"], crossing["crossed"]) == (20, 19)
     entry = max(standings.read_board(tmp_path).entries, key=lambda entry: entry.claim["n"])
-    seen = [rule.crossing(points, 1.38) for seed, points in entry.series.items() if seed != 7]
+    seen = [crossing_step(points, 1.38) for seed, points in entry.series.items() if seed != 7]
     assert crossing["mean"] > sum(seen) / 19 and crossing["low"] < crossing["mean"] < crossing["high"]
     row = cells((tmp_path / "README.md").read_text(), "## `laptop`")[1]
     assert row[5] == "20 (19 cross)" and row[7] == "no test: a seed never crosses"

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speedrun.cli import Refusal
-from speedrun.log.format import LogWriter, lock_folder, read_log
+from speedrun.log.folder import lock_folder
+from speedrun.log.reader import read_log
+from speedrun.log.writer import LogWriter
 
 
 def write(folder, end=True):

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 import train_gpt
-from speedrun.log.format import read_log
+from speedrun.log.format import digest
+from speedrun.log.reader import read_log
 from speedrun.training import checkpoint
-from speedrun.training.machine import digest
 from tests import malformed
 from tests.faulting import ROOT, command
 from tests.malformed import SMALL, fill

@@ -24,7 +24,8 @@ from optimizers import (
 from optimizers.balance import balances_rows
 from tests.golden.inputs import SHAPES, weight_and_gradients
 from tests.matrices import SQUARE, TALL, WIDE, matrix
-from train_gpt import GPT, PRESETS, TRACKS
+from tracks import PRESETS, TRACKS
+from train_gpt import GPT
 
 WEIGHTS = json.loads((Path(__file__).parent / "golden/weights.json").read_text())  # see golden/make.py
 

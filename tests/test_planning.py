@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from speedrun.stats import planning
+from speedrun.stats import planning, selection
 from speedrun.stats.rule import CRITICAL, LEVEL, SIGMA
 
 FIFTHS = [0.2, 0.4, 0.6, 0.8, 1.0]
@@ -74,7 +74,7 @@ def test_a_large_effect_takes_two_seeds_and_a_tiny_one_too_many():
     lambda: planning.seeds_for_rule(1.0, 1.0), lambda: planning.difference_sd(1.0, 1.0),
     lambda: planning.plan([], 1.0, 1.0), lambda: planning.plan([4, 4], 1.0, 1.0),
     lambda: planning.plan([0, 4], 1.0, 1.0), lambda: planning.plan(list(range(1, 200)), 1.0, 1.0),
-    lambda: planning.plan([4], 1.0, math.inf), lambda: planning.best_of(0, 4, 1.0),
+    lambda: planning.plan([4], 1.0, math.inf), lambda: selection.best_of(0, 4, 1.0),
     lambda: planning.plan([10**400], 1.0, 1.0), lambda: planning.plan([4], 1e300, 1e-300),
 ])
 def test_what_is_out_of_range_is_named(call):
@@ -167,8 +167,8 @@ def test_one_look_is_the_plain_test():
 def test_the_best_of_equal_recipes():
     """Expected maxima of normals: .56419 of 2, .84628 of 3, 1.86748 of 20 (Harter, Biometrika 48, 1961)."""
     for k, expected in ((1, 0), (2, 0.56419), (3, 0.84628), (20, 1.86748)):
-        assert planning.best_of(k, 1, 1.0)["overstatement"] == pytest.approx(expected, abs=1e-5)
-    found = planning.best_of(20, 10, SIGMA)
+        assert selection.best_of(k, 1, 1.0)["overstatement"] == pytest.approx(expected, abs=1e-5)
+    found = selection.best_of(20, 10, SIGMA)
     assert found["overstatement"] == pytest.approx(0.00077, abs=5e-6)
     rng, trials = np.random.default_rng(5), 40_000
     best = (rng.standard_normal((trials, 20)) / math.sqrt(10)).max(1)
@@ -185,21 +185,21 @@ def test_what_choosing_the_first_passing_step_overstates(fall):
     first = (margin + shared + new >= 0).argmax(1)
     over = new[np.arange(trials), first]
     half = math.sqrt(2 / n)  # two seeds whose changes, fall -+ half, say: the new part of a mean has sd .5
-    stated = planning.first_step_overstatement([fall + half, fall - half], [0.0, 0.0])
+    stated = selection.first_step_overstatement([fall + half, fall - half], [0.0, 0.0])
     assert stated == pytest.approx(over.mean(), abs=4 * over.std() / math.sqrt(trials))
 
 
 def test_without_noise_between_validations_the_first_step_overstates_nothing():
-    assert planning.first_step_overstatement([3.29, 3.30], [3.28, 3.29]) == 0.0
-    assert planning.first_step_overstatement([3.29], [3.28]) is None
-    assert planning.first_step_overstatement([3.28, 3.27], [3.29, 3.28]) is None
-    assert planning.first_step_overstatement([3.28, math.nan], [3.27, 3.28]) is None
+    assert selection.first_step_overstatement([3.29, 3.30], [3.28, 3.29]) == 0.0
+    assert selection.first_step_overstatement([3.29], [3.28]) is None
+    assert selection.first_step_overstatement([3.28, 3.27], [3.29, 3.28]) is None
+    assert selection.first_step_overstatement([3.28, math.nan], [3.27, 3.28]) is None
 
 
 def test_a_bare_pass_is_repeated_half_the_time():
-    assert planning.replication(LEVEL) == pytest.approx(0.5)
+    assert selection.replication(LEVEL) == pytest.approx(0.5)
     rng, trials = np.random.default_rng(7), 400_000
     true = rng.uniform(-6, 12, trials)
     seen = true + rng.standard_normal(trials)
     again = (true + rng.standard_normal(trials))[np.abs(seen - 4) < 0.05]
-    assert near(np.mean(again >= CRITICAL), planning.replication(stats.norm.sf(4.0)), len(again))
+    assert near(np.mean(again >= CRITICAL), selection.replication(stats.norm.sf(4.0)), len(again))

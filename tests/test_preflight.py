@@ -10,8 +10,10 @@ import pytest
 import train_gpt
 from scripts.preflight import main
 from speedrun.cli import Refusal
-from speedrun.log.format import lock_folder
-from speedrun.preflight import machine, run
+from speedrun.log.folder import lock_folder
+from speedrun.preflight import machine
+from speedrun.preflight import run as run_checks
+from speedrun.preflight.run import world_size
 from speedrun.training import estimate
 from speedrun.training.world import join_world
 from tests.preflighting import ONE, ROOT, SMALL, ask, folder, meta, only, plan_of, run  # noqa: F401
@@ -98,26 +100,26 @@ def test_disk_counts_weights_and_checkpoints(folder):
 
 
 def test_log_folder(tmp_path, folder, capsys):
-    assert run.folder(plan_of(folder, "--log-dir", tmp_path / "a" / "b"))[0].level == "ok"
+    assert run_checks.folder(plan_of(folder, "--log-dir", tmp_path / "a" / "b"))[0].level == "ok"
     assert not (tmp_path / "a").exists()
     (tmp_path / "file").touch()
     for place in ("file", "file/below"):
-        stop = only(run.folder(plan_of(folder, "--log-dir", tmp_path / place)), "stop")
+        stop = only(run_checks.folder(plan_of(folder, "--log-dir", tmp_path / place)), "stop")
         assert "cannot write in the log folder" in stop.what and "--log-dir" in stop.fix
     lock = lock_folder(tmp_path / "held")
     code, result = ask(capsys, *SMALL, "--data-dir", folder, "--log-dir", tmp_path / "held")
     assert code == 1 and "another run is writing" in str(result["findings"][0])
     lock.close()
-    assert run.folder(plan_of(folder, "--log-dir", tmp_path / "held"))[0].level == "ok"
+    assert run_checks.folder(plan_of(folder, "--log-dir", tmp_path / "held"))[0].level == "ok"
     (tmp_path / "held" / "log.txt").touch()
-    stop = only(run.folder(plan_of(folder, "--log-dir", tmp_path / "held")), "stop")
+    stop = only(run_checks.folder(plan_of(folder, "--log-dir", tmp_path / "held")), "stop")
     assert "holds a run already" in stop.what and "--resume" in stop.fix
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
 def test_a_read_only_log_folder(tmp_path, folder):
     (tmp_path / "mine").mkdir(mode=0o500)
-    assert "Permission denied" in only(run.folder(plan_of(folder, "--log-dir", tmp_path / "mine")),
+    assert "Permission denied" in only(run_checks.folder(plan_of(folder, "--log-dir", tmp_path / "mine")),
                                        "stop").what
 
 
@@ -127,7 +129,7 @@ def test_a_read_only_log_folder(tmp_path, folder):
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 16, 32])
 def test_ranks_are_judged_as_the_trainer_judges_them(laptop, size, monkeypatch):
     plan = train_gpt.parse(["--device", "cpu", "--track", "laptop", "--data-dir", str(laptop)])
-    finding = run.world_size(plan, size, launched=True)[0]
+    finding = world_size(plan, size, launched=True)[0]
     if 16 % size == 0:
         assert finding.level in ("ok", "warn")  # a warning where there are fewer cores
         return
@@ -173,7 +175,7 @@ def test_ranks_that_cannot_meet(folder, capsys, monkeypatch):
 
 
 def test_a_rank_that_waits_for_one_that_never_comes_ends():
-    program = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); from records import collective; "
+    program = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); from speedrun.preflight import collective; "
                "collective.LIMIT = 1; collective.worker('cpu')")
     done = run(sys.executable, "-c", program, RANK="0", WORLD_SIZE="2", LOCAL_RANK="0",
                MASTER_ADDR="127.0.0.1", MASTER_PORT="0")

@@ -16,6 +16,7 @@ from speedrun.preflight import machine, run
 from speedrun.training import estimate
 from speedrun.training.world import World
 from tests.preflighting import ONE, folder, found, meta, only, plan_of  # noqa: F401
+from tracks import FINEWEB
 
 # ---------------------------------------------------------------- memory
 
@@ -159,8 +160,8 @@ def test_throttled_mixed_and_busy_gpus(folder, tmp_path, monkeypatch):
 
 
 def test_a_cpu_that_would_take_days_is_named(folder):
-    flops = train_gpt.flops_per_token(meta(plan_of(folder)), train_gpt.FINEWEB)
-    whole = replace(plan_of(folder), track=train_gpt.FINEWEB, recipe=RECIPES["aurora"])
+    flops = train_gpt.flops_per_token(meta(plan_of(folder)), FINEWEB)
+    whole = replace(plan_of(folder), track=FINEWEB, recipe=RECIPES["aurora"])
     warn, = run.length(whole, flops)
     assert warn.level == "warn" and "days" in warn.what and "--track laptop" in warn.fix
     assert run.length(replace(whole, device="cuda"), flops) == []

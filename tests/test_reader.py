@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speedrun.cli import Refusal
-from speedrun.log.format import MAX_EVENTS, LogWriter, read_log
+from speedrun.log.format import MAX_EVENTS
+from speedrun.log.reader import read_log
+from speedrun.log.writer import LogWriter
 from speedrun.text import plain_json, printable
 
 RULE = "=" * 100

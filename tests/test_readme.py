@@ -6,9 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from speedrun.log.format import read_log
+from speedrun.log.reader import read_log
 from speedrun.report import group
-from speedrun.stats import rule
+from speedrun.stats import intervals, rule
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -86,7 +86,7 @@ def test_the_losses_it_states_are_those_of_the_pages_made_from_logs():
     there = {number for page in pages for number in re.findall(r"\d+\.\d{4}", page.read_text())}
     for name in ("normuon", "unormuon"):
         a, b = (group.read_group([record(of)]).losses_at(300) for of in (name, "aurora"))
-        found = rule.compare(a, b)
+        found = intervals.compare(a, b)
         there |= {f"{abs(found[key]):.4f}" for key in ("mean", "low", "high")}
     stated = re.findall(r"(?<![\d.])\d*\.\d{4}(?!\d)", section)
     assert len(stated) > 50 and [n for n in stated if f"{float(n):.4f}" not in there] == []

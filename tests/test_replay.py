@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from scripts import replay
 from speedrun.cli import Refusal
-from speedrun.log.format import Log, read_log
-from speedrun.log.header import Run
+from speedrun.log.format import Log
+from speedrun.log.reader import read_log
+from speedrun.log.run import Run
 from tests.made_logs import make_log, parts, rechain
 
 ROOT = Path(__file__).resolve().parents[1]

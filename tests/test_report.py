@@ -18,7 +18,7 @@ import report  # noqa: E402
 import sweep  # noqa: E402
 
 from speedrun.cli import Refusal  # noqa: E402
-from speedrun.log.format import read_log  # noqa: E402
+from speedrun.log.reader import read_log  # noqa: E402
 from speedrun.report.comparison import read_comparison  # noqa: E402
 from speedrun.report.page import page  # noqa: E402
 from speedrun.report.style import DARK, LIGHT, STYLE  # noqa: E402

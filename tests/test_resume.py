@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import train_gpt
-from speedrun.log.format import read_log
-from speedrun.training import checkpoint
+from speedrun.log.reader import read_log
+from speedrun.training import checkpoint, resume
 from speedrun.training.world import StopSignal
 from speedrun.verify.verdict import judge_record
 from tests.made_logs import make_log
@@ -43,7 +43,7 @@ def finish(process, code=0, seconds=120):
     return out, err
 
 
-def resume(laptop, folder, *args, ranks=1, code=0):
+def resumed(laptop, folder, *args, ranks=1, code=0):
     return finish(start(laptop, folder, "--resume", folder, *args, ranks=ranks), code)
 
 
@@ -102,16 +102,16 @@ def test_a_terminated_run_goes_on_with_the_same_digits(laptop, tmp_path, undistu
     (path,) = (tmp_path / "log").glob("*.txt")
     assert read_log(path).status == "interrupted"
     other = tmp_path / "other"
-    err = resume(laptop, tmp_path / "log", "--log-dir", other, code=2)[1]
+    err = resumed(laptop, tmp_path / "log", "--log-dir", other, code=2)[1]
     assert err.count("\n") == 1 and "leave --log-dir out" in err and not other.exists()
-    out = resume(laptop, tmp_path / "log")[0]
+    out = resumed(laptop, tmp_path / "log")[0]
     (resumed,) = [data for _, kind, data in read_log(path).events if kind == "resume"]
     assert f"goes on with seed 0 from step {resumed['step']}\n" in out
     assert digits(tmp_path / "log") == undisturbed[1]
     log = read_log(path)
     kinds = [kind for _, kind, _ in log.events if kind in ("seed", "end", "resume", "outcome")]
     assert kinds == ["seed", "end", "resume", "outcome", "end"]
-    err = resume(laptop, tmp_path / "log", code=1)[1]
+    err = resumed(laptop, tmp_path / "log", code=1)[1]
     assert "complete" in err and err.count("\n") == 1
 
 
@@ -131,13 +131,13 @@ def test_a_restart_finds_its_own_folder_by_the_run_id(tmp_path, monkeypatch):
     for name, status in (("20270115-a", "failed"), ("20270116-b", "complete")):
         folder = tmp_path / "logs" / name
         folder.mkdir(parents=True)
-        checkpoint.mark(folder)
+        resume.mark(folder)
         make_log(folder / "log.txt", status=status)
-    assert checkpoint.folder_of_restart(tmp_path, None) is None  # a first start, not a restart
+    assert resume.folder_of_restart(tmp_path, None) is None  # a first start, not a restart
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert checkpoint.folder_of_restart(tmp_path, None) == tmp_path / "logs" / "20270115-a"
+    assert resume.folder_of_restart(tmp_path, None) == tmp_path / "logs" / "20270115-a"
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "2")
-    assert checkpoint.folder_of_restart(tmp_path, None) is None
+    assert resume.folder_of_restart(tmp_path, None) is None
 
 
 def test_no_worker_outlives_its_launcher(laptop, tmp_path, undisturbed):
@@ -152,7 +152,7 @@ def test_no_worker_outlives_its_launcher(laptop, tmp_path, undisturbed):
     while any(Path(f"/proc/{pid}").exists() for pid in left) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(Path(f"/proc/{pid}").exists() for pid in left)
-    resume(laptop, folder, ranks=2)
+    resumed(laptop, folder, ranks=2)
     assert digits(folder) == undisturbed[2]
 
 
@@ -165,7 +165,7 @@ def test_a_run_goes_on_at_other_world_sizes(laptop, tmp_path, undisturbed):
         wait_for(process, folder, rf"@ checkpoint .*\"step\": {behind}\b")
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
-    resume(laptop, folder)
+    resumed(laptop, folder)
     (path,) = folder.glob("*.txt")
     ends = [(data["step"], data["world_size"]) for _, kind, data in read_log(path).events if kind == "resume"]
     assert [size for _, size in ends] == [2, 4, 1]
@@ -217,10 +217,10 @@ def test_another_run_is_refused_with_the_difference(laptop, tmp_path_factory, ar
     if not _stopped:
         _stopped["folder"] = tmp_path_factory.mktemp("stopped") / "log"
         stopped(laptop, _stopped["folder"])
-    err = resume(laptop, _stopped["folder"], *args, code=1)[1]
+    err = resumed(laptop, _stopped["folder"], *args, code=1)[1]
     assert word in err and err.count("\n") == 1
     for flag in ("--val-every", "3"), ("--fast",):
-        err = resume(laptop, _stopped["folder"], *flag, code=2)[1]
+        err = resumed(laptop, _stopped["folder"], *flag, code=2)[1]
         assert f"{flag[0]} cannot change" in err and err.count("\n") == 1
 
 
@@ -237,7 +237,7 @@ def test_other_code_is_refused(laptop, tmp_path):
         file.parent.mkdir(exist_ok=True)
         file.write_text(source + ("# changed\n" if name == "optimizers/muon.py" else ""))
     with pytest.raises(checkpoint.Refusal, match="another run: optimizers/muon.py; use"):
-        checkpoint.resume(folder, tmp_path / "root", header)
+        resume.resume(folder, tmp_path / "root", header)
 
 
 @pytest.mark.faults
@@ -252,7 +252,7 @@ def test_folders_that_cannot_be_resumed(laptop, tmp_path):
     for prepare, word in ((lambda: None, "holds 0 logs"),
                           (lambda: (tmp_path / "a.txt").write_text("hello\n"), "header")):
         prepare()
-        err = resume(laptop, tmp_path, code=1 if word == "header" else 2)[1]
+        err = resumed(laptop, tmp_path, code=1 if word == "header" else 2)[1]
         assert word in err and err.count("\n") == 1
 
 
@@ -281,12 +281,12 @@ def test_a_resumed_log_stands_and_makes_no_claim_about_time(laptop, tmp_path, un
     wait_for(process, folder, r"@ checkpoint .*\"step\": 20")
     process.send_signal(signal.SIGINT)
     finish(process, code=130)
-    resume(laptop, folder)
+    resumed(laptop, folder)
     (path,) = folder.glob("*.txt")
     verdict = judge_record(folder)  # checkpoints and the lock beside the log are the trainer's own
     assert verdict.failures == [] and verdict.claim["no_time"] == "resumed runs"
     for more in (), ("--dry-run",):
-        assert "that run is complete" in resume(laptop, folder, *more, code=1)[1]
+        assert "that run is complete" in resumed(laptop, folder, *more, code=1)[1]
 
 
 def test_an_older_checkpoint_of_a_higher_step_is_pruned_first(tmp_path):
@@ -316,7 +316,7 @@ def test_weights_are_written_whole_or_not_at_all(tmp_path):
 
 def test_the_arguments_of_a_resumed_run_decide_what_is_needed(tmp_path):
     make_log(tmp_path / "log.txt", "--track laptop --recipe muon --steps 50", status="interrupted")
-    plan = checkpoint.plan_of(train_gpt.parse, ["--resume", str(tmp_path), "--device", "cpu"])
+    plan = resume.plan_of(train_gpt.parse, ["--resume", str(tmp_path), "--device", "cpu"])
     assert (plan.track.name, plan.recipe.name, plan.recipe.steps) == ("laptop", "muon+steps=50", 50)
 
 
@@ -334,7 +334,7 @@ def test_without_a_checkpoint_the_clock_goes_on_from_the_log(tmp_path):
     stop = next(i for i, line in enumerate(lines) if line.startswith("step:100/"))
     path.write_text("".join(lines[:stop + 1]))
     log = read_log(path)
-    start, _ = checkpoint.resume(tmp_path, train_gpt.ROOT, log.header)
+    start, _ = resume.resume(tmp_path, train_gpt.ROOT, log.header)
     assert (start.step, start.tensors) == (0, None)
     assert start.seconds == log.series[0][-1].train_time > 0
 

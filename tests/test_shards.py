@@ -20,7 +20,7 @@ from data.shards import (
     write_shard,
 )
 from speedrun.cli import Refusal
-from train_gpt import TRACKS
+from tracks import TRACKS
 
 
 def shard(path, num_tokens, seed=0, vocab_size=50257):

@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import stats  # noqa: E402
 
-from speedrun.log.format import LogWriter  # noqa: E402
+from speedrun.log.writer import LogWriter  # noqa: E402
 from tests.made_logs import make_log  # noqa: E402
 
 RACE = dict(name="fineweb-124m", official=True, target=3.28)

@@ -14,9 +14,10 @@ import pytest
 from optimizers import resolve
 from scripts import study, sweep
 from speedrun.cli import Refusal
-from speedrun.log.format import read_log
+from speedrun.log.reader import read_log
+from speedrun.stats.intervals import rank_correlation
 from speedrun.studies import findings
-from speedrun.studies.figures import figures, final, rank_correlation, worst
+from speedrun.studies.figures import figures, final, worst
 from speedrun.studies.file import names, read_study
 from speedrun.studies.page import page
 from speedrun.studies.picture import draw

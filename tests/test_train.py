@@ -15,12 +15,14 @@ import torch
 import train_gpt
 from data import shards
 from optimizers import build_optimizers, resolve
-from speedrun.log.format import lock_folder, read_log
-from speedrun.training import checkpoint
+from speedrun.log.folder import lock_folder
+from speedrun.log.reader import read_log
+from speedrun.training import checkpoint, resume
 from speedrun.training.gradients import Gradients
 from speedrun.training.world import StopSignal, World
 from speedrun.verify.verdict import judge_log
-from train_gpt import GPT, TRACKS, initialise, lr_factor
+from tracks import TRACKS
+from train_gpt import GPT, initialise, lr_factor
 
 ROOT = Path(__file__).resolve().parents[1]
 # The laptop track on few validation tokens, which makes it `custom` and a run quick.
@@ -139,7 +141,7 @@ def test_schedule():
 
 def test_validation_grid():
     track, recipe = TRACKS["fineweb-124m"], resolve("muon", "fineweb-124m")
-    steps = [s for s in range(recipe.steps + 1) if track.validates(s, recipe)]
+    steps = [s for s in range(recipe.steps + 1) if track.validates(s, recipe.steps, recipe.schedule_steps)]
     assert steps[:3] == [0, 125, 250] and steps[-3:] == [3200, 3225, 3250]
     assert 2925 in steps and 2950 in steps and 2900 not in steps
 
@@ -165,7 +167,7 @@ def test_a_command_with_spaces_is_kept(capsys, laptop, tmp_path):
     result, log = train(capsys, laptop, tmp_path, "--track.data", "my data", "--steps", "2")
     assert log.header["command"].count("'my data'") == 1
     assert judge_log(Path(result["log"])).failures == []
-    words = checkpoint.arguments(tmp_path)
+    words = resume.arguments(tmp_path)
     assert words[words.index("--track.data") + 1] == "my data"
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 import train_gpt
 from optimizers import RECIPES, EmaNesterov, TailAverage, build_wrappers
-from speedrun.log.format import read_log
+from speedrun.log.reader import read_log
 
 
 class Model(nn.Module):

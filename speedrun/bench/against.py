@@ -18,7 +18,7 @@ from pathlib import Path
 
 from speedrun import launch
 from speedrun.cli import Refusal
-from speedrun.log.format import read_log
+from speedrun.log.reader import read_log
 from speedrun.log.upstream import parse
 from speedrun.text import printable
 

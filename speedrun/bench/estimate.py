@@ -4,8 +4,7 @@ import torch
 import train_gpt
 from optimizers import build_optimizers
 from speedrun.preflight.machine import PROCESS_BYTES
-from speedrun.training.estimate import estimate, first_micro_batch
-from speedrun.training.gradients import bytes_per_step
+from speedrun.training.estimate import bytes_per_step, estimate, first_micro_batch
 
 
 def needs(plan: train_gpt.Plan, ranks: int, card: int) -> dict:

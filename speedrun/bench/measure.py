@@ -21,9 +21,10 @@ import torch
 
 import train_gpt
 from speedrun.training import chunked
-from speedrun.training.gradients import bytes_per_step
+from speedrun.training.estimate import bytes_per_step
 from speedrun.training.machine import hardware, peak_flops, software
 from speedrun.training.world import StopSignal, World
+from tracks import Track
 
 from .parts import part_times, speed_up
 
@@ -33,7 +34,7 @@ SETTLE = 3  # steps before the timed ones
 class SyntheticStream:
     """Uniform random tokens in the place of data.shards.TokenStream; the same numbers each time."""
 
-    def __init__(self, track: train_gpt.Track, world: World):
+    def __init__(self, track: Track, world: World):
         self.vocab_size, self.context, self.rank = track.model.vocab_size, track.context, world.rank
         self.local = track.tokens_per_step // world.size
 

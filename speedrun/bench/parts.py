@@ -18,8 +18,6 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 import train_gpt
 
-from .spans import length, meet, union
-
 UPDATE = "bench:update"
 
 
@@ -176,3 +174,33 @@ def part_times(now: train_gpt.Training, first: int, count: int) -> dict:
                  gradient_communication=sent["backward"] + sent["update"],
                  optimizer=ms["optimizer"] - sent["update"])
     return dict(parts=parts, total=sum(parts.values()), in_flight=sent["in_flight"])
+
+
+def union(spans) -> list[tuple[float, float]]:
+    """The time covered by any of `spans`."""
+    found: list = []
+    for start, end in sorted(spans):
+        if found and start <= found[-1][1]:
+            found[-1] = found[-1][0], max(end, found[-1][1])
+        else:
+            found.append((start, end))
+    return found
+
+
+def meet(a: list, b: list) -> list[tuple[float, float]]:
+    """The time covered by both of two unions."""
+    found, i, j = [], 0, 0
+    while i < len(a) and j < len(b):
+        start, end = max(a[i][0], b[j][0]), min(a[i][1], b[j][1])
+        if start < end:
+            found.append((start, end))
+        if a[i][1] < b[j][1]:
+            i += 1
+        else:
+            j += 1
+    return found
+
+
+def length(spans: list) -> float:
+    """The time a union covers."""
+    return sum(end - start for start, end in spans)

@@ -4,7 +4,7 @@ import re
 from urllib.parse import quote
 
 from speedrun.text import printable
-from train_gpt import TRACKS
+from tracks import TRACKS
 
 from .standings import Entry, Standing, others, reversals
 from .track3 import SOURCE

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speedrun.cli import Refusal
-from speedrun.stats import rule
+from speedrun.log.folder import FOLDER_NAME
+from speedrun.stats import intervals, rule
+from speedrun.stats.crossing import crossing_step, mean_crossing
 from speedrun.text import printable
-from speedrun.verify.folder import FOLDER_NAME, LOGS, author, runs
-from speedrun.verify.verdict import judge_record, machine, track_series
-from train_gpt import TRACKS
+from speedrun.verify.claim import machine, track_series
+from speedrun.verify.folder import LOGS, author, runs
+from speedrun.verify.verdict import judge_record
+from tracks import TRACKS
 
 from . import track3
 
@@ -162,18 +165,18 @@ def steps_to_target(entry: Entry) -> dict | None:
     if claim["sigma"] is not None:
         return {seed: claim["step"] + (loss - claim["target"]) / rule.NATS_PER_STEP
                 for seed, loss in rule.losses_at(entry.series, claim["step"]).items()}
-    steps = {seed: rule.crossing(points, claim["target"]) for seed, points in entry.series.items()}
+    steps = {seed: crossing_step(points, claim["target"]) for seed, points in entry.series.items()}
     return None if None in steps.values() else steps
 
 
 def against(entry: Entry, above: Entry) -> dict:
-    """`entry` - `above` as rule.compare has it, in steps to the target where both reached it, else in
+    """`entry` - `above` as intervals.compare has it, in steps to the target where both reached it, else in
     final loss; `unit` says which. `method` and `p` are None where the steps cannot be compared."""
     if entry.reached and above.reached:
         steps = steps_to_target(entry), steps_to_target(above)
-        return dict(dict(method=None, p=None) if None in steps else rule.compare(*steps), unit="steps")
+        return dict(dict(method=None, p=None) if None in steps else intervals.compare(*steps), unit="steps")
     final = ({seed: points[-1].val_loss for seed, points in e.series.items()} for e in (entry, above))
-    return dict(rule.compare(*final), unit="nats")
+    return dict(intervals.compare(*final), unit="nats")
 
 
 ########################################
@@ -186,7 +189,7 @@ class Other:
     """A row of modded-nanogpt's track 3 with its mean crossing step."""
 
     row: dict                  # of records/reference/track3.json
-    crossing: dict | None      # as rule.mean_crossing; None where its logs do not show the crossing
+    crossing: dict | None      # as mean_crossing; None where its logs do not show the crossing
     official_place: int        # by official step; equal steps share a place
     place: int | None = None   # by mean crossing step
 
@@ -200,7 +203,7 @@ def others(reference: dict) -> list[Other]:
     for row in rows:
         series = track3.series(row)
         seen = series and all(points[0].val_loss > target for points in series.values())
-        crossing = rule.mean_crossing(series, target) if seen else None
+        crossing = mean_crossing(series, target) if seen else None
         crossing = crossing if crossing and crossing["mean"] is not None else None
         found.append(Other(row, crossing, 1 + sum(other["step"] < row["step"] for other in rows)))
     found.sort(key=lambda o: (o.crossing["mean"] if o.crossing else last, o.row["step"], o.row["row"]))

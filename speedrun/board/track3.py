@@ -13,7 +13,8 @@ from pathlib import Path
 from statistics import median
 
 from speedrun.cli import Refusal
-from speedrun.log.format import Point, read_log
+from speedrun.log.format import Point
+from speedrun.log.reader import read_log
 from speedrun.stats import rule
 from speedrun.text import printable
 

@@ -20,10 +20,12 @@ import torch
 import train_gpt
 from optimizers import Recipe, TailAverage, build_optimizers
 from speedrun.cli import Refusal
-from speedrun.log.format import Log, LogWriter, now, read_log
-from speedrun.training import checkpoint
+from speedrun.log.command import command_line
+from speedrun.log.format import Log, digest, now, sums
+from speedrun.log.reader import read_log
+from speedrun.log.writer import LogWriter
+from speedrun.training import checkpoint, resume
 from speedrun.training.begin import run_header
-from speedrun.training.machine import command_line, digest, sums
 
 SCHEDULE = ("steps", "schedule_steps", "cooldown_frac", "warmup_steps")  # act through lr_factor alone
 NAME = re.compile(r"[\w.+=-]+", re.ASCII)  # what a variant's folder may be called
@@ -66,7 +68,7 @@ def differs(there: Recipe, here: Recipe, at: int) -> str | None:
     The fields of the schedule may differ while every learning rate before step `at` is the same, and so may
     tail averages that begin behind it; nothing else may.
     """
-    if found := checkpoint.difference(_early(there, at), _early(here, at)):
+    if found := resume.difference(_early(there, at), _early(here, at)):
         return found[0]
     for which, name in (("hidden matrices", "cooldown_frac"), ("auxiliary AdamW", "aux_cooldown_frac")):
         shares = [getattr(recipe, name) for recipe in (there, here)]
@@ -128,9 +130,9 @@ class Trunk:
     def of(cls, folder: Path, seed: int, at: int, first: Variant) -> "Trunk":
         """The trunk in `folder`. Refusal where it is not one of this seed and track that `first` goes on
         from at step `at`."""
-        path = checkpoint.the_log(folder)
+        path = folder.the_log(folder)
         log = read_log(path)
-        plan = train_gpt.parse(checkpoint.arguments(folder))
+        plan = train_gpt.parse(resume.arguments(folder))
         apart = differs(plan.recipe, first.plan.recipe, at)
         wrong = [what for here, what in (
             (log.problems, "its log is damaged"), (log.status != "complete", f"it is {log.status}"),
@@ -148,7 +150,7 @@ class Trunk:
         try:
             about, tensors = checkpoint.load(path)
             of = about["seed"], about["step"], about["identity"]
-            if of != (self.seed, self.at, digest(checkpoint.identity(self.log.header, self.log.sources))):
+            if of != (self.seed, self.at, digest(resume.identity(self.log.header, self.log.sources))):
                 raise ValueError("it is of another run")
         except ValueError as error:
             raise Refusal(f"the trunk's {path.stem} in {self.folder} cannot be used: {error}; delete that "
@@ -194,7 +196,7 @@ def prepare(folder: Path, trunk: Trunk, plan: train_gpt.Plan, header: dict, worl
     log.event("fork", trunk=trunk.log.path.name, sha256=trunk.sha256, step=trunk.at,
               seconds=round(about["seconds"], 3))
     os.close(log.file)
-    identity = digest(checkpoint.identity(own, trunk.log.sources))
+    identity = digest(resume.identity(own, trunk.log.sources))
     try:
         checkpoint.save(part, 0, dict(about, identity=identity),
                         at_the_fork(tensors, trunk.recipe, plan, trunk.at))

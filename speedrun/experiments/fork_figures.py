@@ -1,6 +1,6 @@
 """What forks show: the paired differences of the variants, and what sharing the trunk saved."""
 from speedrun.log.format import Log
-from speedrun.stats import planning, rule
+from speedrun.stats import intervals, planning
 
 
 def weigh(trunks: dict[int, Log], forks: dict[str, dict[int, Log]]) -> dict:
@@ -8,7 +8,7 @@ def weigh(trunks: dict[int, Log], forks: dict[str, dict[int, Log]]) -> dict:
     variant -> seed -> log, complete, the first variant first.
 
     Returns track, target, at, seeds, reference, variants, seconds. A variant has steps, val_loss (seed ->
-    the last loss, nats), mean, sd and, but for the first, `difference`: rule.paired of its losses minus
+    the last loss, nats), mean, sd and, but for the first, `difference`: intervals.paired of its losses minus
     the first's with unpaired_seeds, as many seeds of each as unrelated full runs would have taken for an
     interval as narrow (None where there is no interval). seconds are of the training clock.
     """
@@ -17,7 +17,7 @@ def weigh(trunks: dict[int, Log], forks: dict[str, dict[int, Log]]) -> dict:
     losses = {name: [logs[seed].series[seed][-1].val_loss for seed in seeds] for name, logs in forks.items()}
     variants = {}
     for name, ends in losses.items():
-        found = rule.mean_interval(ends)
+        found = intervals.mean_interval(ends)
         variants[name] = dict(steps=forks[name][seeds[0]].header["recipe"]["steps"],
                               val_loss=dict(zip(seeds, ends)), mean=found["mean"], sd=found["sd"],
                               logs=[str(forks[name][seed].path) for seed in seeds])
@@ -35,8 +35,8 @@ def fork_event(log: Log) -> dict:
 
 def difference(a: list[float], b: list[float]) -> dict:
     """evidence.paired of a - b, and unpaired_seeds."""
-    found, need = rule.paired(a, b), None
-    sds = rule.mean_interval(a)["sd"], rule.mean_interval(b)["sd"]
+    found, need = intervals.paired(a, b), None
+    sds = intervals.mean_interval(a)["sd"], intervals.mean_interval(b)["sd"]
     if found["low"] is not None and any(sds):
         need = planning.seeds_for_interval((found["high"] - found["low"]) / 2, sds)
     return dict(found, unpaired_seeds=need)

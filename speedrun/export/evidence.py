@@ -8,7 +8,8 @@ from statistics import fmean
 
 from speedrun.board import track3
 from speedrun.cli import Refusal
-from speedrun.log.format import Log, read_log
+from speedrun.log.format import Log
+from speedrun.log.reader import read_log
 from speedrun.stats import rule
 from speedrun.text import printable
 

@@ -6,6 +6,7 @@ from statistics import fmean
 from speedrun.board import track3
 from speedrun.cli import Refusal
 from speedrun.stats import rule
+from speedrun.stats.crossing import crossing_step, mean_crossing
 from speedrun.text import printable, read_text
 
 from .evidence import TARGET, Evidence, judge, read_rows
@@ -98,7 +99,7 @@ def before_words(before: dict | None) -> str:
 
 
 def crossing_words(series: dict) -> str:
-    found = rule.mean_crossing(series, TARGET)
+    found = mean_crossing(series, TARGET)
     count = f"{found['crossed']} of {found['n']} runs cross the target"
     if found["mean"] is None:
         return f"Mean crossing step: none, as {count}."
@@ -123,7 +124,7 @@ def summary(found: Evidence) -> str:
     lines, step = [COLUMNS], found.official["step"]
     for name, log in found.logs.items():
         for run, points in log.series.items():
-            loss, crossing = rule.losses_at({0: points}, step)[0], rule.crossing(points, TARGET)
+            loss, crossing = rule.losses_at({0: points}, step)[0], crossing_step(points, TARGET)
             lines.append((name, log.foreign["seeds"][run], printable(log.foreign["gpu"]),
                           log.foreign["world_size"], step, f"{loss:.5f}", points[-1].step,
                           f"{points[-1].val_loss:.5f}", "" if crossing is None else f"{crossing:.1f}"))

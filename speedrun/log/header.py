@@ -1,15 +1,8 @@
 """The header of a record log: its shape, and what its command asked for."""
 import math
 import re
-import shlex
-from dataclasses import dataclass
-from functools import lru_cache
-from types import SimpleNamespace
 
-from speedrun.cli import Parser, Refusal
-from train_gpt import ModelConfig, Track
-
-from .format import Log
+from tracks import ModelConfig, Track
 
 MOST_STEPS, MOST_ITEMS = 10**6, 2000  # of a run, of a list: bounds what a made-up header can cost
 
@@ -111,74 +104,3 @@ def fork_misfits(data: dict) -> list[str]:
 def header_track(header: dict) -> Track:
     """The track as the header has it. TypeError for a field that tracks do not have."""
     return Track(**{**header["track"], "model": ModelConfig(**header["track"]["model"])})
-
-
-@dataclass
-class Run:
-    """A log whose header is complete, with what the rules ask of it."""
-
-    log: Log
-    line: int                 # of the header
-    header: dict
-    track: Track
-    recipe: SimpleNamespace   # name, steps, schedule_steps
-    asked: SimpleNamespace    # what the command asked for
-
-    @classmethod
-    def of(cls, log: Log, line: int) -> "Run":
-        recipe = {key: log.header["recipe"][key] for key in ("name", "steps", "schedule_steps")}
-        return cls(log, line, log.header, header_track(log.header), SimpleNamespace(**recipe),
-                   asked(log.header["command"]))
-
-    @property
-    def official(self) -> bool:
-        return self.track.official
-
-    @property
-    def start(self) -> tuple[int, float]:
-        """The step, and the second of the training clock, from which this log tells: the beginning, or where
-        its well-formed `fork` event says."""
-        data = next((data for _, data in self.of_kind("fork") if not fork_misfits(data)), None)
-        return (data["step"], data["seconds"]) if data else (0, 0.0)
-
-    @property
-    def options(self) -> list[str]:
-        """What the command asks of train_gpt.py, beside track, recipe and seeds, that may change a loss; each
-        as one word: no shell, nothing that is not known."""
-        asked = self.asked
-        words = [f"--{kind}.{field}={text}" for kind, field, text in asked.overrides]
-        words += ["--allow-custom"] * any(kind == "track" for kind, _, _ in asked.overrides)
-        words += ["--fast"] * asked.fast
-        return words + [f"--val-every={asked.val_every}"] * (asked.val_every is not None)
-
-    def of_kind(self, kind: str) -> list[tuple[int, dict]]:
-        return [(line, data) for line, k, data in self.log.events if k == kind]
-
-
-@lru_cache
-def asked(command: str) -> SimpleNamespace:
-    """What a header's command asks train_gpt.py for: seeds, track (None: by the device), recipe, val_every,
-    fast, and overrides [(kind, field, text)]. `wrong` says why it cannot be such a command, else None."""
-    parser = Parser(prog="train_gpt.py", add_help=False)
-    parser.add_argument("--track")
-    parser.add_argument("--recipe", default="aurora")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--val-every", type=int)
-    parser.add_argument("--fast", action="store_true")
-    words, wrong = [], None
-    try:
-        words = shlex.split(command)
-        found, rest = parser.parse_known_args(words[1:])
-    except (Refusal, ValueError) as error:  # ValueError: a quote that is not closed
-        (found, rest), wrong = parser.parse_known_args([]), str(error)
-    if words[:1] != ["train_gpt.py"]:
-        wrong = "it does not start train_gpt.py"
-    overrides = []
-    for word, after in zip(rest, [*rest[1:], ""]):
-        match = re.fullmatch(r"--(recipe|track)\.([^=]+)(?:=(.*))?", word)
-        if match:
-            overrides.append((match[1], match[2], after if match[3] is None else match[3]))
-    if found.steps is not None:
-        overrides.append(("recipe", "steps", str(found.steps)))
-    return SimpleNamespace(**vars(found), overrides=overrides, wrong=wrong)

@@ -17,7 +17,7 @@ from torch import nn
 
 from speedrun import ROOT
 from speedrun.cli import Refusal
-from speedrun.training.estimate import disk_bytes, estimate, first_micro_batch, main_memory
+from speedrun.training.estimate import _numbers, disk_bytes, estimate, first_micro_batch
 from speedrun.training.machine import versions
 from speedrun.training.world import World
 
@@ -217,3 +217,16 @@ def memory(plan, world: World, model: nn.Module) -> list[Finding]:
 def _share(plan, world: World) -> int:
     """Sequences of a step that fall to a rank."""
     return max(1, plan.track.tokens_per_step // plan.track.context // world.size)
+
+
+def main_memory() -> tuple[int, int]:
+    """Bytes of main memory that this process may use, and how many of them are free: the machine's, or its
+    control group's where that has a limit."""
+    total = free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    free = 1024 * _numbers("/proc/meminfo").get("MemAvailable", free // 1024)
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+    except (OSError, ValueError):  # no control groups, or "max"
+        return total, free
+    # "anon" is what cannot be given back: the shards in the page cache count as used, too.
+    return min(total, limit), min(free, limit - _numbers("/sys/fs/cgroup/memory.stat").get("anon", 0))

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from speedrun.cli import Refusal, go_on
-from speedrun.log.format import lock_folder
+from speedrun.log.folder import lock_folder
 from speedrun.training.machine import attention_backend
 from speedrun.training.world import World
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-import train_gpt
-from data.cached_fineweb10B import load_manifest
+from data.hub import load_manifest
 from data.shards import HEADER_BYTES, TOKEN_BYTES, fetch_words, find_shards, sha256_of, token_count
 from speedrun.cli import Refusal
+from speedrun.training.plan import open_streams
 
 from .machine import Finding
 
@@ -40,7 +40,7 @@ def shards(plan, full: bool = False) -> list[Finding]:
     if bad:
         return found + bad
     try:
-        train, val = train_gpt.open_streams(plan)
+        train, val = open_streams(plan)
     except Refusal as refusal:
         what, _, fix = str(refusal).rpartition("; ")
         return [*found, Finding("stop", "shards", what, "the run would not start", fix)]

@@ -8,14 +8,15 @@ from itertools import pairwise
 from pathlib import Path
 
 from speedrun.cli import Refusal
-from speedrun.log.format import Log, read_log, without_note
+from speedrun.log.format import Log, without_note
 from speedrun.log.header import misfits
-from speedrun.stats import rule
+from speedrun.log.reader import read_log
+from speedrun.stats import intervals
+from speedrun.stats.crossing import crossing_step, mean_crossing
 from speedrun.text import printable
-from speedrun.verify.verdict import machine
+from speedrun.verify.claim import machine
 
-from . import group
-from .group import Group, read_group
+from .group import Group, log_files, read_group
 from .svg import MOST_LINES
 
 
@@ -67,7 +68,7 @@ def read_comparison(paths: list[Path]) -> Comparison:
 def _by_recipe(paths: list[Path]) -> list[list[Log]]:
     """The logs of each recipe, in the order of `paths`."""
     buckets: dict[str, list[Log]] = {}
-    for path in group.log_files(paths):
+    for path in log_files(paths):
         log = read_log(path)
         try:
             key = json.dumps(without_note(log.header.get("recipe")), sort_keys=True)
@@ -164,7 +165,7 @@ def track_name(track: dict) -> str:
 
 
 def by_seconds(series: dict) -> dict:
-    """`series` with the training clock in the place of the step, for `rule.mean_crossing`."""
+    """`series` with the training clock in the place of the step, for `mean_crossing`."""
     return {seed: [replace(p, step=p.train_time) for p in points] for seed, points in series.items()}
 
 
@@ -172,14 +173,14 @@ def compare(comparison: Comparison) -> dict:
     """Plain JSON: track, target, reference (the first recipe), no_time, warnings (what else than the recipes
     may make a difference), and `recipes`, name -> figures.
 
-    These are seeds, steps, val_loss (rule.mean_interval of the last losses), official_step (None for
-    forks, on a custom track or without target), crossing_step and crossing_seconds (rule.mean_crossing),
+    These are seeds, steps, val_loss (intervals.mean_interval of the last losses), official_step (None for
+    forks, on a custom track or without target), crossing_step and crossing_seconds (mean_crossing),
     tokens_per_second (both None where there is no_time); and but for the reference `difference`, of the last
     losses, and `crossing_difference`, of the crossing steps where every seed of both has one, each as
-    rule.compare.
+    intervals.compare.
     """
     track, timed = comparison.track, comparison.no_time is None
-    first, rows, crossing = comparison.recipes[0].group, {}, rule.mean_crossing
+    first, rows = comparison.recipes[0].group, {}
     for recipe in comparison.recipes:
         group, target = recipe.group, track["target"]
         last = [points[-1] for points in group.series.values()]
@@ -188,13 +189,13 @@ def compare(comparison: Comparison) -> dict:
         if track["official"] and target is not None:
             official = group.official_step(target)
         row = dict(seeds=sorted(group.series), steps=max(p.step for p in last),
-                   val_loss=rule.mean_interval(p.val_loss for p in last),
+                   val_loss=intervals.mean_interval(p.val_loss for p in last),
                    official_step=official and official["step"],
-                   crossing_step=crossing(group.on_grid, target),
-                   crossing_seconds=crossing(by_seconds(group.on_grid), target) if timed else None,
-                   tokens_per_second=rule.mean_interval(rates)["mean"] if timed else None)
+                   crossing_step=mean_crossing(group.on_grid, target),
+                   crossing_seconds=mean_crossing(by_seconds(group.on_grid), target) if timed else None,
+                   tokens_per_second=intervals.mean_interval(rates)["mean"] if timed else None)
         if group is not first:
-            row["difference"] = rule.compare(*(
+            row["difference"] = intervals.compare(*(
                 {seed: points[-1].val_loss for seed, points in g.series.items()} for g in (group, first)))
             row["crossing_difference"] = _crossing_difference(group, first, target)
         rows[recipe.name] = row
@@ -215,10 +216,10 @@ def _warnings(comparison: Comparison, rows: dict) -> list[str]:
 
 def _crossing_difference(group: Group, first: Group, target: float | None) -> dict | None:
     steps = [{seed: step for seed, points in g.on_grid.items()
-              if (step := rule.crossing(points, target)) is not None} for g in (group, first)]
+              if (step := crossing_step(points, target)) is not None} for g in (group, first)]
     if any(len(of) < len(g.series) for of, g in zip(steps, (group, first))):
         return None  # to leave out the seeds that never cross would flatter
-    return rule.compare(*steps)
+    return intervals.compare(*steps)
 
 
 ########################################

@@ -3,7 +3,7 @@ import math
 from dataclasses import dataclass
 
 from speedrun.log.format import Log
-from speedrun.stats import rule
+from speedrun.stats import intervals, rule
 
 MOST_POINTS = 400  # of a curve: more than a picture shows
 MLP_INPUT = ("blocks.mlp.fc", "blocks.mlp.gate", "blocks.mlp.up")  # the tall matrices that Aurora evens out
@@ -69,7 +69,7 @@ def difference(a: dict, b: dict) -> Curve | None:
     points, low, high = [], [], []
     losses = [[{p.step: p.val_loss for p in series[seed]} for series in (a, b)] for seed in both]
     for step in thin(steps):
-        found = rule.mean_interval(of_a[step] - of_b[step] for of_a, of_b in losses)
+        found = intervals.mean_interval(of_a[step] - of_b[step] for of_a, of_b in losses)
         ends = (found["mean"], found["mean"]) if found["low"] is None else (found["low"], found["high"])
         points.append((step, found["mean"]))
         low.append((step, ends[0]))

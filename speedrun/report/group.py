@@ -4,11 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from speedrun.cli import Refusal
-from speedrun.log.format import Log, read_log, without_note
+from speedrun.log.folder import SUFFIXES
+from speedrun.log.format import Log, without_note
+from speedrun.log.reader import read_log
 from speedrun.stats import rule
 from speedrun.text import printable
 
-SUFFIXES = (".txt", ".gz", ".xz")
 RACE = "fineweb-124m"  # modded-nanogpt's logs, which name no track, are of this one's conditions
 
 
@@ -149,5 +150,5 @@ def _enter(group: Group, log: Log, where: str) -> None:
 def _track_series(log: Log) -> dict:
     """The log's validations on its track's grid; all of them where the header does not give the grid."""
     from speedrun.log import header
-    from speedrun.verify import verdict
-    return log.series if header.misfits(log.header) else verdict.track_series(log)
+    from speedrun.verify import claim
+    return log.series if header.misfits(log.header) else claim.track_series(log)

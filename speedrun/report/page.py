@@ -3,7 +3,7 @@ from xml.etree.ElementTree import Element
 
 from optimizers.diagnostics import METRICS
 from speedrun.log.format import Log
-from speedrun.stats import rule
+from speedrun.stats.crossing import crossing_step
 
 from . import curves
 from .charts import legend, loss_figures, neuron_figures
@@ -99,7 +99,7 @@ def _seeds(comparison: Comparison) -> Element:
     target, rows = comparison.track["target"], []
     for recipe in comparison.recipes:
         for seed, points in recipe.group.series.items():
-            step = rule.crossing(recipe.group.on_grid[seed], target)
+            step = crossing_step(recipe.group.on_grid[seed], target)
             rows.append([recipe.name, str(seed), f"{points[-1].val_loss:.4f}",
                          "-" if step is None else f"{step:,.1f}",
                          "-" if comparison.no_time else f"{points[-1].train_time:,.1f}"])

@@ -1,15 +1,16 @@
 """What the logs of a study show, as plain JSON: the statistics are those of rule.py."""
-import math
 
 import numpy as np
-from scipy import stats
 
 from speedrun.cli import Refusal
-from speedrun.log.format import Log, read_log
+from speedrun.log.format import Log
+from speedrun.log.reader import read_log
 from speedrun.report import curves
 from speedrun.report.comparison import no_time, span
 from speedrun.report.group import Group, read_group
-from speedrun.stats import rule
+from speedrun.stats import intervals, rule
+from speedrun.stats.crossing import mean_crossing
+from speedrun.stats.intervals import rank_correlation
 
 from .study import Study
 
@@ -49,7 +50,7 @@ def figures(study: Study) -> dict:
             found["diagnostics"] = _diagnostics(logs[cell.label], cell.seeds)
             if cell.baseline in whole and cell.baseline != cell.label:
                 found.update(baseline=cell.baseline,
-                             difference=rule.compare(last[cell.label], last[cell.baseline]))
+                             difference=intervals.compare(last[cell.label], last[cell.baseline]))
     result = dict(name=study.name, question=study.question, track=study.track, seeds=study.seeds,
                   target=target, no_time=why, cost=_cost(study, logs), cells=cells,
                   code_versions=len({log.header["sha256"]["code"] for label in whole for log in logs[label]}),
@@ -86,10 +87,10 @@ def _series(study: Study) -> dict:
 
 def _figures(runs: dict, target: float | None, why: str | None) -> dict:
     ends = [points[-1] for points in runs.values()]
-    return dict(steps=max(p.step for p in ends), val_loss=rule.mean_interval(p.val_loss for p in ends),
+    return dict(steps=max(p.step for p in ends), val_loss=intervals.mean_interval(p.val_loss for p in ends),
                 losses={str(seed): points[-1].val_loss for seed, points in runs.items()},
-                crossing_step=rule.mean_crossing(runs, target) if _dense(runs, target) else None,
-                seconds=None if why else rule.mean_interval(p.train_time for p in ends))
+                crossing_step=mean_crossing(runs, target) if _dense(runs, target) else None,
+                seconds=None if why else intervals.mean_interval(p.train_time for p in ends))
 
 
 def _dense(runs: dict, target: float | None) -> bool:
@@ -104,9 +105,9 @@ def _contrast(row: dict, values: dict) -> dict | None:
         return None
     a, b = (values[label] for label in row["of"])
     if not row["minus"]:
-        return rule.compare(a, b)
+        return intervals.compare(a, b)
     c, d = (values[label] for label in row["minus"])
-    return rule.compare({seed: a[seed] - b[seed] for seed in a if seed in b},
+    return intervals.compare({seed: a[seed] - b[seed] for seed in a if seed in b},
                             {seed: c[seed] - d[seed] for seed in c if seed in d})
 
 
@@ -122,17 +123,6 @@ def _cost(study: Study, logs: dict) -> dict:
             kinds.add("core" if cpu else "GPU")
             runs += len(log.header["seeds"])
     return dict(runs=runs, hours=round(hours, 2), unit=" and ".join(sorted(kinds)) or "core")
-
-
-def rank_correlation(pairs: list) -> dict | None:
-    """Spearman's r of (x, y) pairs, its 95 % interval tanh(atanh r -+ 1.96 sqrt((1 + r^2 / 2) / (n - 3)))
-    (Bonett and Wright, Psychometrika 65, 2000) and two-sided p; None for fewer than 5 pairs."""
-    if len(pairs) < 5:
-        return None
-    test, n = stats.spearmanr(*zip(*pairs)), len(pairs)
-    r = float(test.statistic)
-    z, half = math.atanh(min(max(r, -0.9999), 0.9999)), 1.96 * math.sqrt((1 + r * r / 2) / (n - 3))
-    return dict(n=n, mean=r, low=math.tanh(z - half), high=math.tanh(z + half), p=float(test.pvalue))
 
 
 ########################################

@@ -29,10 +29,11 @@ import re
 import tomllib
 from pathlib import Path
 
+from speedrun import ROOT
 from speedrun.cli import Refusal, near
 from speedrun.text import printable
 
-from .study import ROOT, Cell, Study, Tuning, resolved
+from .study import Cell, Study, Tuning, resolved
 
 FOLDER = ROOT / "records" / "studies"
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

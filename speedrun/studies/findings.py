@@ -17,6 +17,7 @@ What has no logs yet reads "not run yet".
 """
 import re
 
+from speedrun import ROOT
 from speedrun.cli import Refusal, near
 from speedrun.report.comparison import crossing_words, with_interval
 
@@ -33,7 +34,7 @@ from .page import (
     table,
     unfinished,
 )
-from .study import ROOT, Study
+from .study import Study
 
 TEMPLATE, PAGE = ROOT / "docs" / "findings.in.md", ROOT / "docs" / "findings.md"
 PLACEHOLDER = re.compile(r"\{\{(.+?)\}\}")

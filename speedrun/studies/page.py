@@ -1,10 +1,11 @@
 """The README.md of a study: its question, tables, tuning and command, all from logs."""
 import json
 
+from speedrun import ROOT
 from speedrun.report.comparison import crossing_words, with_interval
 
 from .figures import UNITS, final, worst
-from .study import ROOT, Study
+from .study import Study
 
 NOT_RUN = "not run yet"
 

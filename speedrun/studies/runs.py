@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 
-from speedrun import launch
+from speedrun import ROOT, launch
 from speedrun.cli import Refusal, stop_signals
-from speedrun.log.format import lock_folder, read_log
-from speedrun.text import printable, source_text
-from speedrun.training.machine import without_folders
+from speedrun.log.folder import lock_folder
+from speedrun.log.reader import read_log
+from speedrun.text import printable, source_text, without_folders
 
-from .study import ROOT, Cell, Study
+from .study import Cell, Study
 
 GRACE = 20  # seconds that a run has to close its log
 

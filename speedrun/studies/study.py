@@ -12,8 +12,10 @@ from pathlib import Path
 import train_gpt
 from optimizers import RECIPES, resolve
 from speedrun.cli import Refusal, near
-from speedrun.log.format import Log, read_log
-from speedrun.log.header import asked, misfits
+from speedrun.log.command import asked
+from speedrun.log.format import Log
+from speedrun.log.header import misfits
+from speedrun.log.reader import read_log
 from speedrun.text import printable
 from speedrun.verify.folder import LOGS
 

@@ -5,10 +5,12 @@ from pathlib import Path
 
 from data import shards
 from speedrun.cli import Refusal, go_on
-from speedrun.log.format import LogWriter, lock_folder
+from speedrun.log.folder import lock_folder
+from speedrun.log.format import digest
+from speedrun.log.writer import LogWriter
 
-from . import checkpoint
-from .machine import digest, hardware, loaded_sources, software, write_header
+from . import resume
+from .machine import hardware, loaded_sources, software, write_header
 from .progress import say
 
 
@@ -53,20 +55,20 @@ def _open_log(run, root: Path, folder: Path | None, machine: dict) -> None:
                       f"{go_on(run.folder)}, or name a new --log-dir")
     header = run_header(run.plan, run.train, run.val)
     if folder is None:
-        checkpoint.mark(run.folder)
+        resume.mark(run.folder)
         run.log = LogWriter(run.folder / f"{name}.txt")
         write_header(run.log, root, run.world.size, machine, args.argv, **header)
-        run.identity = digest(checkpoint.identity(header, loaded_sources(root)))
+        run.identity = digest(resume.identity(header, loaded_sources(root)))
         return
-    run.start, log = checkpoint.resume(folder, root, header)
-    run.identity = digest(checkpoint.identity(log.header, log.sources))
+    run.start, log = resume.resume(folder, root, header)
+    run.identity = digest(resume.identity(log.header, log.sources))
     say(run, where_from(run.start))
     if rank0:
         run.log = LogWriter.reopen(log.path, seed=run.start.seed, step=run.start.step,
                                    world_size=run.world.size, **software(), hardware=machine)
 
 
-def where_from(start: checkpoint.Start) -> str:
+def where_from(start: resume.Start) -> str:
     """For the person: where a run goes on."""
     if start.seed is None:
         return "every seed is done; the log is closed"

@@ -18,7 +18,6 @@ vocabulary V, context T, activations of b bytes:
 The most held at once: weights + gradients + state + max(casts + sequences sequence, step). A compiled
 model keeps less. tests/test_preflight.py measures `state`, `sequence` and `step` on the CPU.
 """
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +28,10 @@ from torch import nn
 from optimizers import MatrixOptimizer, Recipe, build_optimizers
 from optimizers.matrix import Stack
 from optimizers.stage import Context
+from tracks import Track
 
 from .world import divisor
 
-FULL = re.compile(r"(?i)out ?of ?memory|alloc_failed")  # as torch, Triton and cuBLAS say it
 LOG_BYTES, VALIDATION_BYTES = 64 * 2**20, 8192  # what records.log asks for; of a validation's events
 CHECKPOINTS = 3  # two kept, one being written
 
@@ -41,26 +40,6 @@ def first_micro_batch(share: int, device: str, context: int) -> int:
     """Sequences of the micro-batch that is tried first, of a rank's `share` a step: at most 64 on a GPU, of
     1,024 tokens on a CPU."""
     return divisor(share, 64 if device == "cuda" else max(1, 1024 // context))
-
-
-def in_flight(run) -> torch.Tensor:
-    """As much memory as --fast holds, between ranks, of gradients on their way during the backward pass."""
-    sent = run.plan.args.fast and run.world.size > 1
-    return torch.empty(sum(p.numel() for p in run.model.parameters()) * sent, device=run.world.device)
-
-
-def memory_full(error: RuntimeError) -> int:
-    """0 (a micro-batch does not fit) where `error` says that a GPU's memory is full; else raises it."""
-    if not FULL.search(str(error)):
-        raise error
-    return 0
-
-
-def forget(model: nn.Module) -> None:
-    """Free what a pass that did not fit has left, and its graphs: torch would stop compiling after eight."""
-    model.zero_grad(set_to_none=True)
-    torch.cuda.empty_cache()
-    torch._dynamo.reset()
 
 
 @dataclass(frozen=True)
@@ -170,14 +149,30 @@ def _numbers(path: str) -> dict[str, int]:
         return {}
 
 
-def main_memory() -> tuple[int, int]:
-    """Bytes of main memory that this process may use, and how many of them are free: the machine's, or its
-    control group's where that has a limit."""
-    total = free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    free = 1024 * _numbers("/proc/meminfo").get("MemAvailable", free // 1024)
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-    except (OSError, ValueError):  # no control groups, or "max"
-        return total, free
-    # "anon" is what cannot be given back: the shards in the page cache count as used, too.
-    return min(total, limit), min(free, limit - _numbers("/sys/fs/cgroup/memory.stat").get("anon", 0))
+def flops_per_token(model, track: Track) -> float:
+    """6 per parameter that is multiplied (all but the embedding) and 6 L T d for causal attention."""
+    multiplied = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("embed."))
+    return 6 * multiplied + 6 * track.model.num_layers * track.context * track.model.model_dim
+
+
+def bytes_per_step(model: nn.Module, optimizers: list, world_size: int, overlap: bool = False) -> dict:
+    """Bytes that one rank sends in a step, by kind, ring algorithms assumed: (W - 1) / W of the numbers for
+    a reduce-scatter or an all-gather, twice that for an all-reduce. Padded as MatrixOptimizer pads; with
+    `overlap` a gradient goes to its owner alone, through every other rank: (W - 1) / W on average."""
+    share = (world_size - 1) / world_size
+    found = dict(matrix_gradients=0, matrix_weights=0, other_gradients=0)
+    matrices = set()
+    for optimizer in (o for o in optimizers if isinstance(o, MatrixOptimizer)):
+        for group in optimizer.param_groups:
+            shapes: dict = {}
+            for p in group["params"]:
+                matrices.add(p)
+                shapes.setdefault((p.shape, p.dtype), []).append(p)
+            for stack in shapes.values():
+                padded = -(-len(stack) // world_size) * world_size
+                numbers = (len(stack) if overlap else padded) * stack[0].numel()
+                found["matrix_gradients"] += round(share * 4 * numbers)
+                found["matrix_weights"] += round(share * stack[0].element_size() * padded * stack[0].numel())
+    others = sum(p.numel() for p in model.parameters() if p not in matrices)
+    found["other_gradients"] = round(2 * share * 4 * others)
+    return found

@@ -100,26 +100,3 @@ class Gradients:
         for p, total in self.low.items():
             p.grad = total.to(p.dtype)
         self.low, self.sent = {}, []
-
-
-def bytes_per_step(model: nn.Module, optimizers: list, world_size: int, overlap: bool = False) -> dict:
-    """Bytes that one rank sends in a step, by kind, ring algorithms assumed: (W - 1) / W of the numbers for
-    a reduce-scatter or an all-gather, twice that for an all-reduce. Padded as MatrixOptimizer pads; with
-    `overlap` a gradient goes to its owner alone, through every other rank: (W - 1) / W on average."""
-    share = (world_size - 1) / world_size
-    found = dict(matrix_gradients=0, matrix_weights=0, other_gradients=0)
-    matrices = set()
-    for optimizer in (o for o in optimizers if isinstance(o, MatrixOptimizer)):
-        for group in optimizer.param_groups:
-            shapes: dict = {}
-            for p in group["params"]:
-                matrices.add(p)
-                shapes.setdefault((p.shape, p.dtype), []).append(p)
-            for stack in shapes.values():
-                padded = -(-len(stack) // world_size) * world_size
-                numbers = (len(stack) if overlap else padded) * stack[0].numel()
-                found["matrix_gradients"] += round(share * 4 * numbers)
-                found["matrix_weights"] += round(share * stack[0].element_size() * padded * stack[0].numel())
-    others = sum(p.numel() for p in model.parameters() if p not in matrices)
-    found["other_gradients"] = round(2 * share * 4 * others)
-    return found

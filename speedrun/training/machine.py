@@ -1,11 +1,8 @@
 """What a log says about where a run happened: versions, settings, hardware, sources, git. No host or user
 names."""
-import hashlib
-import json
 import os
 import platform
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +11,9 @@ import numpy
 import torch
 from torch.nn.attention import SDPBackend
 
-from speedrun.log.format import LogWriter, now, without_note
+from speedrun.log.command import command_line
+from speedrun.log.format import now, sums
+from speedrun.log.writer import LogWriter
 from speedrun.text import source_text
 
 from .world import World
@@ -131,37 +130,6 @@ def loaded_sources(root: Path) -> dict[str, str]:
             if inner.parts[0] in ours:  # not what is installed in an environment under the root
                 found[inner.as_posix()] = source_text(path)
     return dict(sorted(found.items()))
-
-
-def digest(value) -> str:
-    """sha256 of plain JSON, written canonically."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def command_line(argv: list[str]) -> str:
-    """The command, with DIR for the user's own folders."""
-    kept, words = ["train_gpt.py"], iter(argv)
-    for word in words:
-        if word in ("--log-dir", "--data-dir"):
-            next(words, None)
-            kept += [word, "DIR"]
-        elif not word.startswith(("--log-dir=", "--data-dir=")):
-            kept.append(word)
-    return shlex.join(kept)
-
-
-def without_folders(text: str, *known: Path) -> str:
-    """`text` with every path cut to its last part, for a log that others read; a path in one of the `known`
-    folders also where it has a space."""
-    for folder in known:
-        text = text.replace(f"{folder.absolute().parent}/", "")
-    return re.sub(r"/\S*/", "", text)
-
-
-def sums(sources: dict, track: dict, recipe: dict, data: dict) -> dict:
-    """The sha256 of what decides a run; a recipe's note does not."""
-    return dict(code=digest(sources), track=digest(track), data=digest(data),
-                recipe=digest(without_note(recipe)))
 
 
 def write_header(log: LogWriter, root: Path, world_size: int, machine: dict, argv: list, track: dict,

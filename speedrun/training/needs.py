@@ -18,13 +18,13 @@ def main(argv: list[str]) -> int:
         return 0
     import torch
 
-    import train_gpt
     from data import shards
 
-    from . import checkpoint
-    plan, missing = checkpoint.plan_of(train_gpt.parse, argv), False
+    from .plan import open_streams, parse
+    from .resume import plan_of
+    plan, missing = plan_of(parse, argv), False
     try:
-        train_gpt.open_streams(plan)
+        open_streams(plan)
     except Refusal:  # the trainer will say it again where fetching cannot mend it
         missing = not plan.args.data_dir
     print(1 if plan.device == "cpu" else torch.cuda.device_count())

@@ -5,7 +5,8 @@ Each rule takes a Run and yields (line, what is wrong).
 import math
 from datetime import datetime
 
-from speedrun.log.header import Run, fork_misfits, number
+from speedrun.log.header import fork_misfits, number
+from speedrun.log.run import Run
 from speedrun.text import printable
 
 from .header import batches, short
@@ -106,8 +107,9 @@ def warmup(run: Run):
 def expected_steps(run: Run, every: int | None = None) -> list[int]:
     """The steps of the track's grid for this recipe, and with `every` also its multiples, from where the log
     starts to tell."""
+    lengths = run.recipe.steps, run.recipe.schedule_steps
     return [step for step in range(run.start[0], run.recipe.steps + 1)
-            if run.track.validates(step, run.recipe) or (every and step % every == 0)]
+            if run.track.validates(step, *lengths) or (every and step % every == 0)]
 
 
 def grid(run: Run):

@@ -1,17 +1,15 @@
 """What the folder of a record must keep: its logs belong together; it lies and is named as a record is."""
-import re
 from collections import Counter
 from datetime import date
 from pathlib import Path
 
 from speedrun.cli import Refusal, near
+from speedrun.log.folder import ABOUT, FOLDER_NAME
 from speedrun.log.format import Log
 from speedrun.text import plain_json, printable, read_text
-from train_gpt import TRACKS
+from tracks import TRACKS
 
 LOGS, BESIDE = (".txt", ".gz", ".xz"), (".md", ".json", ".png")
-FOLDER_NAME = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})_(.+)")
-ABOUT = "record.json"  # what a record's folder may say that its logs cannot: {"author": "..."}
 
 
 def together(folder: Path, logs: list[Log]):

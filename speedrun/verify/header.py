@@ -11,14 +11,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from data.shards import batches_in, out_of_order
-from optimizers import resolve
+from speedrun import ROOT
 from speedrun.cli import Refusal
-from speedrun.log.format import FORMAT, without_note
-from speedrun.log.header import Run
+from speedrun.log.format import FORMAT, digest, without_note
+from speedrun.log.run import Run
 from speedrun.text import printable, source_text
-from speedrun.training.machine import digest
-from speedrun.training.overrides import override
-from train_gpt import ROOT, TRACKS
+from tracks import TRACKS
 
 # What modded-nanogpt's parser takes for a validation, wherever it stands: no source may hold one.
 THEIR_LINE = re.compile(r"step:([0-9]+)/([0-9]+)\s+val_loss:([0-9.]+)")
@@ -108,6 +106,11 @@ def recipe(run: Run):
     sources = run.log.sources
     ours = [path for path in sources if path.startswith("optimizers/")]
     if run.asked.wrong or "optimizers/recipes.py" not in ours or any(here(p) != sources[p] for p in ours):
+        return
+    try:  # here alone: the other rules need no torch, which these load
+        from optimizers import resolve
+        from speedrun.training.overrides import override
+    except ImportError:
         return
     try:
         made = resolve(run.asked.recipe, run.track.name)

@@ -1,0 +1,27 @@
+"""What the warm-up asks of a GPU's memory: whether it is full, and room for what is in flight."""
+import re
+
+import torch
+from torch import nn
+
+FULL = re.compile(r"(?i)out ?of ?memory|alloc_failed")  # as torch, Triton and cuBLAS say it
+
+
+def in_flight(run) -> torch.Tensor:
+    """As much memory as --fast holds, between ranks, of gradients on their way during the backward pass."""
+    sent = run.plan.args.fast and run.world.size > 1
+    return torch.empty(sum(p.numel() for p in run.model.parameters()) * sent, device=run.world.device)
+
+
+def memory_full(error: RuntimeError) -> int:
+    """0 (a micro-batch does not fit) where `error` says that a GPU's memory is full; else raises it."""
+    if not FULL.search(str(error)):
+        raise error
+    return 0
+
+
+def forget(model: nn.Module) -> None:
+    """Free what a pass that did not fit has left, and its graphs: torch would stop compiling after eight."""
+    model.zero_grad(set_to_none=True)
+    torch.cuda.empty_cache()
+    torch._dynamo.reset()
