@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from speedrun import ROOT
 from speedrun.cli import Parser, Refusal, command, print_json
-from tests.made_logs import make_log, parts, rechain
+from tests.support.made_logs import make_log, parts, rechain
 
 EXAMPLE = """example:
   python scripts/bench_leaderboard.py --records 500

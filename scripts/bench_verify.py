@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from speedrun import ROOT
 from speedrun.cli import Parser, Refusal, command, print_json
-from tests.made_logs import make_log
+from tests.support.made_logs import make_log
 
 EXAMPLE = """example:
   python scripts/bench_verify.py --logs 1000 --lines 3000

@@ -9,7 +9,7 @@ case "${1:-}" in
 usage: scripts/test.sh [PYTEST ARGS]
 Sets up .venv if needed, then runs pytest in the repository with the arguments given (default: -q tests, two
 processes at a time).
-example: scripts/test.sh tests/test_scripts.py -k help
+example: scripts/test.sh tests/commands/test_scripts.py -k help
 END
     exit 0 ;;
 esac

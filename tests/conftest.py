@@ -24,7 +24,7 @@ def laptop(tmp_path_factory):
 @pytest.fixture(scope="session")
 def undisturbed(laptop, tmp_path_factory):
     """The outcome of a run of tests/faulting.py that nothing stops."""
-    from tests.faulting import Ranks, outcome
+    from tests.support.ranks import Ranks, outcome
     folder = tmp_path_factory.mktemp("undisturbed") / "log"
     with Ranks(laptop, folder) as run:
         assert run.wait() == [0, 0], run.said()
@@ -34,7 +34,7 @@ def undisturbed(laptop, tmp_path_factory):
 @pytest.fixture(scope="session")
 def stopped(laptop, tmp_path_factory):
     """The folder of such a run, killed behind its second checkpoint."""
-    from tests.faulting import BEHIND_TWO, Ranks, kill, wait_for
+    from tests.support.ranks import BEHIND_TWO, Ranks, kill, wait_for
     folder = tmp_path_factory.mktemp("stopped") / "log"
     with Ranks(laptop, folder) as run:
         wait_for(run, BEHIND_TWO)

@@ -158,7 +158,7 @@ def plan(looks: list[int], effect: float, sd: float, alpha: float = LEVEL,
     """A group-sequential test that looks after `looks` seeds and stops at the first z over its boundary.
 
     z is that of a known sd. Where the seeds estimate it, compare the t-test's p with `nominal_p` instead: an
-    approximation (Pocock, Biometrika 64, 1977), whose error tests/test_planning.py simulates.
+    approximation (Pocock, Biometrika 64, 1977), whose error tests/stats/test_planning.py simulates.
     Returns looks (n, z, margin in nats, nominal_p, probability to stop there under null and alternative;
     z, margin and nominal_p None where a look cannot stop), alpha, error (computed back from the boundaries),
     power at `effect`, expected seeds under null and alternative, fixed (seeds that one look with the same

@@ -16,7 +16,7 @@ vocabulary V, context T, activations of b bytes:
                 each other parameter, the flat sum of the gradients
 
 The most held at once: weights + gradients + state + max(casts + sequences sequence, step). A compiled
-model keeps less. tests/test_preflight.py measures `state`, `sequence` and `step` on the CPU.
+model keeps less. tests/preflight/test_preflight_machine.py measures `state`, `sequence` and `step` on a CPU.
 """
 import re
 from dataclasses import dataclass

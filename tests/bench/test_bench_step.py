@@ -15,6 +15,7 @@ import train_gpt
 from data.shards import write_shard
 from optimizers import build_optimizers
 from scripts import bench_step
+from speedrun import ROOT
 from speedrun.bench import against, measure, parts, spans
 from speedrun.bench.against import Length
 from speedrun.cli import Refusal
@@ -25,7 +26,6 @@ from speedrun.training.estimate import bytes_per_step, estimate
 from speedrun.training.world import World
 from tracks import FINEWEB
 
-ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--device", "cpu", "--track", "laptop", "--allow-custom", "--track.val_tokens", "256",
         "--track.context", "64", "--track.tokens_per_step", "256", "--track.model.num_layers", "1",
         "--track.model.model_dim", "32"]

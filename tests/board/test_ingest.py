@@ -6,13 +6,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import ingest  # noqa: E402
-
-from speedrun.board import track3  # noqa: E402
-from speedrun.stats import rule  # noqa: E402
+from scripts import ingest
+from speedrun import ROOT
+from speedrun.board import track3
+from speedrun.stats import rule
 from speedrun.stats.crossing import mean_crossing
 
 FOLDER = Path("records/track_3_optimization")

@@ -11,17 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scripts import leaderboard, verify
+from speedrun import ROOT
 from speedrun.board import page, standings
 from speedrun.stats import rule
 from speedrun.stats.crossing import crossing_step
 from speedrun.text import printable
-from tests.made_logs import make_log
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import leaderboard  # noqa: E402
-import verify  # noqa: E402
+from tests.support.made_logs import make_log
 
 HOSTILE = "a|b`c`<b>*d*[e](javascript:1)\x1b[31m\u202e&lt;www.f.g"
 

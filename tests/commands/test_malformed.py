@@ -19,9 +19,9 @@ import train_gpt
 from speedrun.log.format import digest
 from speedrun.log.reader import read_log
 from speedrun.training import checkpoint
-from tests import malformed
-from tests.faulting import ROOT, command
-from tests.malformed import SMALL, fill
+from tests.support import bad_inputs
+from tests.support.bad_inputs import SMALL, fill
+from tests.support.ranks import ROOT, command
 
 COMMANDS = ["train_gpt.py", *sorted(str(path.relative_to(ROOT)) for folder in ("scripts", "data")
                                     for path in (ROOT / folder).glob("*.py")
@@ -60,7 +60,7 @@ def judge(path, code, out, err):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    return malformed.workshop(tmp_path_factory.mktemp("workshop"))
+    return bad_inputs.workshop(tmp_path_factory.mktemp("workshop"))
 
 
 @pytest.fixture
@@ -74,14 +74,15 @@ def wrong(capsys):
 
 def test_command_lines_of_the_trainer(wrong, files, laptop):
     base = ["--device", "cpu", "--track", "laptop", "--data-dir", str(laptop), "--log-dir", str(files["out"])]
-    found = {" ".join(words): wrong("train_gpt.py", fill(base + words, files)) for words in malformed.TRAINER}
+    found = {" ".join(words): wrong("train_gpt.py", fill(base + words, files))
+             for words in bad_inputs.TRAINER}
     assert {words: said for words, said in found.items() if said} == {} and len(found) > 80
     assert not files["out"].exists()
 
 
 def test_command_lines_of_the_others(wrong, files, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    cases = malformed.OTHERS + [(path, ["--nonsense"]) for path in COMMANDS]
+    cases = bad_inputs.OTHERS + [(path, ["--nonsense"]) for path in COMMANDS]
     found = {f"{path} {' '.join(words)}": wrong(path, fill(words, files)) for path, words in cases}
     assert {words: said for words, said in found.items() if said} == {} and len(found) > 100
     assert {path for path, _ in cases} == set(COMMANDS)  # each command is asked
@@ -91,8 +92,8 @@ def test_command_lines_of_the_others(wrong, files, monkeypatch):
 def test_shards(wrong, laptop, tmp_path, split):
     good = next(laptop.glob("*_val_*.bin")).read_bytes()
     found = {}
-    for name, content in malformed.shards(good):
-        data = malformed.shard_folder(tmp_path / name, laptop, split, content)
+    for name, content in bad_inputs.shards(good):
+        data = bad_inputs.shard_folder(tmp_path / name, laptop, split, content)
         found[name] = wrong("train_gpt.py", [*SMALL, "--steps", "20", "--data-dir", data, "--log-dir",
                                              tmp_path / f"{name} log"])
         assert not list(tmp_path.glob("* log/*.txt")), name  # nothing was begun
@@ -101,7 +102,7 @@ def test_shards(wrong, laptop, tmp_path, split):
 
 def test_logs(wrong, files, tmp_path):
     found = {}
-    for name, content in malformed.logs(files["whole.txt"].read_text()):
+    for name, content in bad_inputs.logs(files["whole.txt"].read_text()):
         path = tmp_path / name
         path.mkdir() if content is None else path.write_bytes(content)
         for words in (["scripts/verify.py", path], ["scripts/stats.py", "one", path],
@@ -117,7 +118,7 @@ def test_logs(wrong, files, tmp_path):
 def test_logs_to_be_resumed(wrong, files, laptop, tmp_path):
     whole, found = files["whole.txt"].read_text(), {}
     whole = whole[:whole.index("\n@ end ") + 1]
-    for name, content in malformed.logs(whole):
+    for name, content in bad_inputs.logs(whole):
         folder, path = tmp_path / name, tmp_path / name / name
         folder.mkdir()
         path.mkdir() if content is None else path.write_bytes(content)
@@ -198,7 +199,7 @@ ABOUT = {
     "a step behind the end": dict(step=99), "seconds of words": dict(seconds="a"),
     "seconds below zero": dict(seconds=-1.0),
     "another seed": dict(seed=5), "another run": dict(identity="0" * 64)}
-TEXTS = {"empty": "", "list": "[]", "null": "null", "deep": malformed.DEEP, "cut": '{"seed": 0, ',
+TEXTS = {"empty": "", "list": "[]", "null": "null", "deep": bad_inputs.DEEP, "cut": '{"seed": 0, ',
          "NUL": "\0", "huge": '{"check": 1e999}', "no check": "{}"}
 
 
@@ -255,9 +256,9 @@ def test_processes(files, words):
     assert judge(words[0], *process(words[0], fill(words[1:], files))) == ""
 
 
-@pytest.mark.parametrize("name", malformed.MANIFESTS)
+@pytest.mark.parametrize("name", bad_inputs.MANIFESTS)
 def test_manifests(tmp_path, name):
-    (tmp_path / "manifest.json").write_text(malformed.MANIFESTS[name])
+    (tmp_path / "manifest.json").write_text(bad_inputs.MANIFESTS[name])
     code, out, err = process("data/cached_fineweb10B.py", ["1", "--out", tmp_path], HF_HUB_OFFLINE="1",
                              HF_HOME=str(tmp_path))
     first, *rest = err.splitlines()

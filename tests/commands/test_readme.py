@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from speedrun import ROOT
 from speedrun.log.reader import read_log
 from speedrun.report import group
 from speedrun.stats import intervals, rule
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faulting import ROOT, Ranks, text
+from tests.support.ranks import ROOT, Ranks, text
 
 SOURCES = [ROOT / "train_gpt.py", *sorted(path for folder in ("data", "optimizers", "speedrun", "scripts")
                                           for path in (ROOT / folder).rglob("*.py"))]

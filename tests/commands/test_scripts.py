@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from speedrun import ROOT
+
 SCRIPTS = ("setup.sh", "run.sh", "test.sh")
 REQUIREMENTS = ("requirements.txt", "requirements-nodeps.txt")
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "PIP_INDEX_URL", "PIP_PROXY"), "http://127.0.0.1:9")
@@ -24,6 +25,9 @@ if __name__ == "__main__":
 
 NEEDS = r"""
 import os, sys
+
+from speedrun import ROOT
+
 if "--bad" in sys.argv:
     print("train_gpt: unknown argument --bad", file=sys.stderr)
     raise SystemExit(2)

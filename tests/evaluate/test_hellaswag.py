@@ -17,11 +17,11 @@ from data import hellaswag
 from data.hellaswag import Item, clean
 from scripts import eval_hellaswag
 from scripts.eval_hellaswag import encoder, score_all, sequences
-from tests.test_data_tools import Hub, bpe  # noqa: F401 (a fixture)
+from speedrun import ROOT
+from tests.data.test_data_tools import Hub, bpe  # noqa: F401 (a fixture)
 from tracks import ModelConfig
 from train_gpt import GPT
 
-ROOT = Path(__file__).resolve().parents[1]
 BYTES = encoder(256)
 
 

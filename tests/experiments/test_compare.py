@@ -14,13 +14,13 @@ import torch
 
 from scripts import compare
 from scripts.compare import Trained, judged
+from speedrun import ROOT
 from speedrun.log.reader import read_log
 from speedrun.stats.ratio import interval_of, time_ratio
 from speedrun.training.calibration import score
 from speedrun.training.world import World
-from tests.made_logs import make_log
+from tests.support.made_logs import make_log
 
-ROOT = Path(__file__).resolve().parents[1]
 # The laptop track as small as it gets: `custom`, and a run is little more than its imports.
 TINY = ("--device cpu --track laptop --allow-custom --track.val_tokens 256 --track.context 64 "
         "--track.tokens_per_step 256 --track.model.num_layers 1 --track.model.model_dim 32")

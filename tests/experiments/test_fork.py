@@ -18,6 +18,7 @@ from scipy import stats
 import train_gpt
 from optimizers import RECIPES, EmaNesterov, TailAverage
 from scripts import fork, replay
+from speedrun import ROOT
 from speedrun.board import standings
 from speedrun.experiments.fork_figures import lines, weigh
 from speedrun.log.format import Log, Point
@@ -25,10 +26,9 @@ from speedrun.log.reader import read_log
 from speedrun.stats import intervals, rule
 from speedrun.stats.planning import seeds_for_interval
 from speedrun.verify.verdict import judge_record
-from tests.made_logs import make_log, parts, rechain
-from tests.verifying import check  # noqa: F401
+from tests.support.edits import check  # noqa: F401
+from tests.support.made_logs import make_log, parts, rechain
 
-ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--track", "laptop", "--device", "cpu", "--allow-custom", "--track.val_tokens=256",
         "--track.val_every", "10", "--track.tail", "0", "--track.context", "64", "--track.tokens_per_step",
         "256", "--track.model.num_layers", "1", "--track.model.model_dim", "32", "--steps", "200"]

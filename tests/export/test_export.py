@@ -14,7 +14,7 @@ from scripts import export
 from speedrun.cli import Refusal
 from speedrun.export.sections import read_sections
 from speedrun.export.source import gather
-from tests.exporting import PIECES, UPSTREAM, exported, filled, upstream  # noqa: F401
+from tests.support.stand_in import PIECES, UPSTREAM, exported, filled, upstream  # noqa: F401
 
 MODULE_FORM = '''
     recipe = resolve({name!r}, "fineweb-124m")

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from scripts import export
+from speedrun import ROOT
 from speedrun.board import track3
 from speedrun.cli import Refusal
 from speedrun.export import submission
 from speedrun.log.writer import LogWriter
 from speedrun.stats import rule
-from tests.exporting import exported, upstream  # noqa: F401
+from tests.support.stand_in import exported, upstream  # noqa: F401
 
-ROOT = Path(__file__).resolve().parent.parent
 LOSSES = {3150: 3.2795, 3175: 3.2782, 3200: 3.2779, 3225: 3.2775}  # n = 4: .0010, .0036, .0042, .0050
 
 

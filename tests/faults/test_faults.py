@@ -19,7 +19,7 @@ import torch
 from speedrun.text import without_folders
 from speedrun.training import world
 from speedrun.training.world import World
-from tests.faulting import (
+from tests.support.ranks import (
     BEHIND_TWO,
     LAUNCHERS,
     Ranks,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faulting import (
+from tests.data.test_data_tools import TRAIN1, VAL, fetch, holds, hub  # noqa: F401
+from tests.support.ranks import (
     BEHIND_TWO,
     ROOT,
     Ranks,
@@ -25,7 +26,6 @@ from tests.faulting import (
     text,
     wait_for,
 )
-from tests.test_data_tools import TRAIN1, VAL, fetch, holds, hub  # noqa: F401
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="prlimit(2) and capset(2) are Linux's")
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from optimizers import Aurora, balanced_polar, constrained_polar, polar
-from tests.matrices import SQUARE, TALL, WIDE, hostile, matrix, spectra, spread
+from tests.support.matrices import SQUARE, TALL, WIDE, hostile, matrix, spectra, spread
 
 STATELESS = ("restart", "polish", "algorithm3")
 

@@ -9,7 +9,7 @@ import train_gpt
 from optimizers import Aurora, Muon, UNorMuon, balanced_polar, polar
 from optimizers.diagnostics import activation_dead, diagnose, leverage, of_optimizer
 from speedrun.log.reader import read_log
-from tests.matrices import TALL, WIDE, matrix, spread
+from tests.support.matrices import TALL, WIDE, matrix, spread
 from tracks import ModelConfig
 from train_gpt import GPT, initialise
 

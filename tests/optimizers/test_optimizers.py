@@ -22,12 +22,13 @@ from optimizers import (
     resolve,
 )
 from optimizers.balance import balances_rows
+from speedrun import ROOT
 from tests.golden.inputs import SHAPES, weight_and_gradients
-from tests.matrices import SQUARE, TALL, WIDE, matrix
+from tests.support.matrices import SQUARE, TALL, WIDE, matrix
 from tracks import PRESETS, TRACKS
 from train_gpt import GPT
 
-WEIGHTS = json.loads((Path(__file__).parent / "golden/weights.json").read_text())  # see golden/make.py
+WEIGHTS = json.loads((ROOT / "tests/golden/weights.json").read_text())  # see golden/make.py
 
 # ---------------------------------------------------------------- the published updates, three steps
 

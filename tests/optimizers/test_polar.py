@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from optimizers import Polar, polar
 from optimizers.polar import COEFFICIENTS, METHODS
-from tests.matrices import SQUARE, TALL, WIDE, hostile, matrix, spectra
+from tests.support.matrices import SQUARE, TALL, WIDE, hostile, matrix, spectra
 
 PRECISIONS = {"quintic12": ("float32", "bfloat16"), "quintic5": ("float32", "bfloat16"),
               "polar_express": ("float32", "bfloat16"), "gram": ("float32", "float16"), "exact": ("float32",)}

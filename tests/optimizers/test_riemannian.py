@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from optimizers import balanced_polar, polar
 from optimizers.riemannian import RiemannianAurora, RiemannianPolar, constrained_polar, reference_optimum
-from tests.matrices import SQUARE, TALL, WIDE, hostile, matrix
+from tests.support.matrices import SQUARE, TALL, WIDE, hostile, matrix
 
 FAMILIES = ("iid", "rows", "both")
 

@@ -33,7 +33,7 @@ from optimizers import (
     polar,
 )
 from optimizers.stage import run_chain
-from tests.matrices import SQUARE, TALL, WIDE, matrix, spread
+from tests.support.matrices import SQUARE, TALL, WIDE, matrix, spread
 
 CHAINS = {"normuon": lambda p: NorMuon(p, lr=0.1),
           "normuon paper": lambda p: NorMuon(p, lr=0.1, form="paper"),

@@ -16,7 +16,7 @@ from speedrun.preflight import run as run_checks
 from speedrun.preflight.run import world_size
 from speedrun.training import estimate
 from speedrun.training.world import join_world
-from tests.preflighting import ONE, ROOT, SMALL, ask, folder, meta, only, plan_of, run  # noqa: F401
+from tests.support.plans import ONE, ROOT, SMALL, ask, folder, meta, only, plan_of, run  # noqa: F401
 
 # ---------------------------------------------------------------- the command
 

@@ -15,7 +15,7 @@ from speedrun.cli import Refusal
 from speedrun.preflight import machine, run
 from speedrun.training import estimate
 from speedrun.training.world import World
-from tests.preflighting import ONE, folder, found, meta, only, plan_of  # noqa: F401
+from tests.support.plans import ONE, folder, found, meta, only, plan_of  # noqa: F401
 from tracks import FINEWEB
 
 # ---------------------------------------------------------------- memory

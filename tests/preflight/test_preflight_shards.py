@@ -8,7 +8,7 @@ import pytest
 import train_gpt
 from data.shards import write_shard
 from speedrun.preflight.shards import shards
-from tests.preflighting import fill, folder, found, note, only, plan_of  # noqa: F401
+from tests.support.plans import fill, folder, found, note, only, plan_of  # noqa: F401
 
 
 def test_good_shards(folder):

@@ -11,19 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import report  # noqa: E402
-import sweep  # noqa: E402
-
-from speedrun.cli import Refusal  # noqa: E402
-from speedrun.log.reader import read_log  # noqa: E402
-from speedrun.report.comparison import read_comparison  # noqa: E402
-from speedrun.report.page import page  # noqa: E402
-from speedrun.report.style import DARK, LIGHT, STYLE  # noqa: E402
-from speedrun.report.svg import MOST_LINES, sample  # noqa: E402
-from tests.made_logs import make_log, parts, rechain  # noqa: E402
+from scripts import report, sweep
+from speedrun import ROOT
+from speedrun.cli import Refusal
+from speedrun.log.reader import read_log
+from speedrun.report.comparison import read_comparison
+from speedrun.report.page import page
+from speedrun.report.style import DARK, LIGHT, STYLE
+from speedrun.report.svg import MOST_LINES, sample
+from tests.support.made_logs import make_log, parts, rechain
 
 MUON, AURORA = {0: 1.35, 1: 1.352, 2: 1.36}, {0: 1.25, 1: 1.242, 2: 1.24}
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&|`$\\frac{\x1b[31m\u202e\ud800"

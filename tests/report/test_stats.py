@@ -8,13 +8,10 @@ from pathlib import Path
 import pytest
 from scipy import stats as scipy_stats
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import stats  # noqa: E402
-
-from speedrun.log.writer import LogWriter  # noqa: E402
-from tests.made_logs import make_log  # noqa: E402
+from scripts import stats
+from speedrun import ROOT
+from speedrun.log.writer import LogWriter
+from tests.support.made_logs import make_log
 
 RACE = dict(name="fineweb-124m", official=True, target=3.28)
 LAPTOP = dict(name="laptop", official=True, target=1.38)

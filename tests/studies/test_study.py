@@ -13,6 +13,7 @@ import pytest
 
 from optimizers import resolve
 from scripts import study, sweep
+from speedrun import ROOT
 from speedrun.cli import Refusal
 from speedrun.log.reader import read_log
 from speedrun.stats.intervals import rank_correlation
@@ -23,7 +24,6 @@ from speedrun.studies.page import page
 from speedrun.studies.picture import draw
 from speedrun.verify import verdict
 
-ROOT = Path(__file__).resolve().parents[1]
 TINY = """
 question = "Is it small?"
 track = "laptop"

@@ -1,7 +1,7 @@
 """Inputs that no command can work with: made from lists and from mutations of good files, the same each time.
 
-Every function gives (name, file) or (name, words): what tests/test_malformed.py hands to the commands. In
-words, {NAME} stands for the made file or folder of that name.
+Every function gives (name, file) or (name, words): what tests/commands/test_malformed.py hands to the
+commands. In words, {NAME} is the made file or folder of that name.
 """
 import gzip
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.made_logs import make_log, parts, rechain
+from tests.support.made_logs import make_log, parts, rechain
 
 DEEP = "[" * 100_000 + "]" * 100_000
 SMALL = ["--device", "cpu", "--track", "laptop", "--allow-custom", "--track.val_tokens", "2048"]

@@ -6,12 +6,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import verify  # noqa: E402
-
-from tests.made_logs import make_log  # noqa: E402
+from scripts import verify
+from speedrun import ROOT
+from tests.support.made_logs import make_log
 
 FAILURE = re.compile(r"(.*?):([0-9]+): ([a-z0-9_]+): (.+)")
 

@@ -13,9 +13,9 @@ from data import cached_fineweb10B as fineweb
 from data import hub
 from data.shards import sha256_of, write_shard
 from scripts.preflight import main
+from speedrun import ROOT
 from speedrun.training.world import World
 
-ROOT = Path(__file__).resolve().parents[1]
 ONE = World(0, 1, torch.device("cpu"))
 # FineWeb's data at a size that fits a test; overriding the track makes it `custom`.
 SMALL = ["--device", "cpu", "--track", "fineweb-124m", "--allow-custom", "--track.tokens_per_step", "2048",

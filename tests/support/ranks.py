@@ -21,10 +21,10 @@ import pytest
 import torch
 
 import train_gpt
+from speedrun import ROOT
 from speedrun.log.reader import read_log
 from speedrun.training import checkpoint, world
 
-ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--track", "laptop", "--device", "cpu", "--recipe", "muon", "--allow-custom", "--track.context", "64",
         "--track.tokens_per_step", "256", "--track.val_tokens", "1024", "--track.val_every", "6",
         "--track.tail", "0", "--track.model.num_layers", "1", "--track.model.model_dim", "48",

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from optimizers import RECIPES, build_optimizers
+from speedrun import ROOT
 from tests.golden.inputs import DIM, LAYERS, STEPS, VOCAB, fill, tokens
 from tracks import PRESETS, TRACKS, ModelConfig
 from train_gpt import GPT, initialise
 
-ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = json.loads((ROOT / "tests/golden/golden.json").read_text())
 
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 import train_gpt
+from speedrun import ROOT
 from speedrun.log.reader import read_log
 from speedrun.training import checkpoint, resume
 from speedrun.training.world import StopSignal
 from speedrun.verify.verdict import judge_record
-from tests.made_logs import make_log
+from tests.support.made_logs import make_log
 
-ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["--track", "laptop", "--device", "cpu", "--allow-custom", "--track.val_tokens", "4096",
          "--track.val_every", "10", "--track.tail", "0", "--track.model.num_layers", "1",
          "--track.tokens_per_step", "1024",
@@ -105,8 +105,8 @@ def test_a_terminated_run_goes_on_with_the_same_digits(laptop, tmp_path, undistu
     err = resumed(laptop, tmp_path / "log", "--log-dir", other, code=2)[1]
     assert err.count("\n") == 1 and "leave --log-dir out" in err and not other.exists()
     out = resumed(laptop, tmp_path / "log")[0]
-    (resumed,) = [data for _, kind, data in read_log(path).events if kind == "resume"]
-    assert f"goes on with seed 0 from step {resumed['step']}\n" in out
+    (event,) = [data for _, kind, data in read_log(path).events if kind == "resume"]
+    assert f"goes on with seed 0 from step {event['step']}\n" in out
     assert digits(tmp_path / "log") == undisturbed[1]
     log = read_log(path)
     kinds = [kind for _, kind, _ in log.events if kind in ("seed", "end", "resume", "outcome")]

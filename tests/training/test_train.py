@@ -15,6 +15,7 @@ import torch
 import train_gpt
 from data import shards
 from optimizers import build_optimizers, resolve
+from speedrun import ROOT
 from speedrun.log.folder import lock_folder
 from speedrun.log.reader import read_log
 from speedrun.training import checkpoint, resume
@@ -24,7 +25,6 @@ from speedrun.verify.verdict import judge_log
 from tracks import TRACKS
 from train_gpt import GPT, initialise, lr_factor
 
-ROOT = Path(__file__).resolve().parents[1]
 # The laptop track on few validation tokens, which makes it `custom` and a run quick.
 QUICK = ["--device", "cpu", "--track", "laptop", "--allow-custom", "--track.val_tokens", "8192"]
 # modded-nanogpt's make_figures.py finds validations by this pattern, searched for in every line of a file.

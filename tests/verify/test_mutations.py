@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.made_logs import parts, rechain
-from tests.verifying import (  # noqa: F401
+from tests.support.edits import (  # noqa: F401
     ROOT,
     at,
     both,
@@ -26,6 +25,7 @@ from tests.verifying import (  # noqa: F401
     verify,
     whole,
 )
+from tests.support.made_logs import parts, rechain
 
 TRAINER = '@ source {"path": "train_gpt.py"'
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speedrun.verify import verdict
-from tests.made_logs import make_log, parts, rechain
-from tests.verifying import ROOT, at, check, fields, in_source, pattern, verify, whole  # noqa: F401
+from tests.support.edits import ROOT, at, check, fields, in_source, pattern, verify, whole  # noqa: F401
+from tests.support.made_logs import make_log, parts, rechain
 
 ########################################
 #            What stands               #
