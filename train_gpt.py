@@ -5,8 +5,8 @@
 
 A track fixes what may not change (data, model, tokens per step, target), a recipe holds what may
 (optimizers/recipes.py), and the run writes one self-contained record log (speedrun/log/format.py). World
-size and micro-batch only split the work. This file reads top to bottom: model, tracks, initialisation and
-schedule, command line and data, micro-batch and warm-up, step, validation and one seed, main.
+size and micro-batch only split the work. This file reads top to bottom: model, initialisation and schedule,
+run, warm-up, step, validation, one seed, main; tracks.py and speedrun/training/ hold the rest.
 """
 import hashlib
 import math
@@ -15,7 +15,6 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from types import MethodType
 
 from speedrun import ROOT
@@ -36,7 +35,7 @@ from speedrun.cli import Refusal, command
 from speedrun.preflight.machine import quick
 from speedrun.text import without_folders
 from speedrun.training import checkpoint, progress, resume
-from speedrun.training.begin import open_log
+from speedrun.training.begin import Opened, open_log
 from speedrun.training.calibration import score
 from speedrun.training.chunked import chunked
 from speedrun.training.estimate import bytes_per_step, first_micro_batch, flops_per_token
@@ -44,6 +43,7 @@ from speedrun.training.gradients import Gradients
 from speedrun.training.guard import Diverged, Guard, Interrupted
 from speedrun.training.machine import attention_backend
 from speedrun.training.plan import Plan, open_streams, parse
+from speedrun.training.resume import Start
 from speedrun.training.room import forget, in_flight, memory_full
 from speedrun.training.world import Clock, StopSignal, World, divisor, join_world
 from tracks import PRESETS, TRACKS, ModelConfig, Track  # noqa: F401
@@ -202,12 +202,7 @@ def lr_factor(step: int, recipe: Recipe, cooldown_frac: float) -> float:
 
 
 ########################################
-#        Command line and data         #
-########################################
-
-
-########################################
-#       Micro-batch and warm-up        #
+#                 Run                  #
 ########################################
 
 
@@ -221,15 +216,11 @@ class Run:
     train: shards.TokenStream
     val: shards.TokenStream
     stop: StopSignal
-    flops: float                   # per token
-    log: object = None             # the LogWriter; rank 0 only, like the folder's lock
-    folder: Path | None = None
-    lock: object = None
-    micro: int = 1                 # sequences per forward pass
-    start: resume.Start = field(default_factory=resume.Start)
-    gradients: Gradients | None = None  # made by the warm-up
-    identity: str = ""             # what a checkpoint must be of to be continued
-    place: str = "the warm-up"     # for the message of a rank that lost the others
+    flops: float                                     # per token
+    opened: Opened = field(default_factory=Opened)   # its folder, its log, where it starts
+    micro: int = 1                                   # sequences per forward pass; the warm-up chooses it
+    gradients: Gradients | None = None               # made by the warm-up
+    place: str = "the warm-up"                       # for the message of a rank that lost the others
 
     def optimizers(self) -> list:
         group = dist.group.WORLD if self.world.size > 1 else None
@@ -237,7 +228,7 @@ class Run:
 
     def guard(self, seed: int) -> Guard:
         return Guard(self.world, self.stop, dict(self.model.named_parameters()),
-                     self.plan.track.tokens_per_step, seed, self.folder)
+                     self.plan.track.tokens_per_step, seed, self.opened.folder)
 
     def tokens(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array.astype(np.int64))
@@ -245,44 +236,82 @@ class Run:
         return tensor.to(self.world.device, non_blocking=True)
 
 
+########################################
+#       Micro-batch and warm-up        #
+########################################
+
+
 def warm_up(run: Run) -> dict:
-    """Choose the micro-batch, compile, and step twice on dummy tokens, with overlap once more; a seed starts
-    from new weights and optimizers. On a GPU the micro-batch starts at min(64 sequences, the rank's share)
-    and is halved while any rank runs out of memory in the first two."""
-    started, world, context = time.perf_counter(), run.world, run.plan.track.context
-    share = run.train.local // context
-    run.micro = first_micro_batch(share, world.device.type, context)
+    """Choose the micro-batch, compile, and step on dummy tokens; a seed starts from new weights and
+    optimizers. Returns what the log says of it."""
+    started = time.perf_counter()
     initialise(run.model, 0, run.plan.recipe.init)
-    optimizers, guard, done = run.optimizers(), run.guard(seed=0), 0
-    while done < 2:  # the second step runs beside the optimizers' state
-        dummy = torch.zeros((min(share, 2 * run.micro), context), dtype=torch.int64, device=world.device)
-        try:  # without overlap, for a rank may fail on the way, but with room for what it has in flight
-            spare, gradients = in_flight(run), Gradients(world, run.model, optimizers)
-            loss = forward_backward(run, gradients, dummy, dummy)
-            with torch.no_grad():
-                run.model(dummy[:run.micro], dummy[:run.micro])
-            fits, spare = 1, None
-        except RuntimeError as error:
-            fits, spare = memory_full(error), None
-        if world.minimum(fits):
-            update(run, gradients, optimizers, guard, 0, loss)
-            done += 1
+    optimizers, guard = run.optimizers(), run.guard(seed=0)
+    choose_micro_batch(run, optimizers, guard)
+    start_overlap(run, optimizers, guard)
+    if run.world.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    run.world.barrier()
+    seconds = time.perf_counter() - started
+    config, fast, cuda = run.plan.track.model, run.plan.args.fast, run.world.device.type == "cuda"
+    attention = attention_backend(run.world.device, config.dtype, config.head_dim, run.plan.track.context)
+    return dict(seconds=round(seconds, 2), micro_batch=run.micro, calibration=score(run.world),
+                bytes_sent=bytes_per_step(run.model, optimizers, run.world.size, fast),
+                compiled=cuda, fast=fast, attention=attention)
+
+
+def choose_micro_batch(run: Run, optimizers: list, guard: Guard) -> None:
+    """Set run.micro to the first of min(64 sequences, the rank's share) and its halves with which two steps
+    fit in the memory of every rank; on a CPU to 1,024 tokens."""
+    share = run.train.local // run.plan.track.context
+    run.micro = first_micro_batch(share, run.world.device.type, run.plan.track.context)
+    steps_done = 0
+    while steps_done < 2:  # the second step runs beside the optimizers' state
+        done = dummy_pass(run, optimizers)
+        if run.world.minimum(done is not None):
+            update(run, done[0], optimizers, guard, 0, done[1])
+            steps_done += 1
             continue
         forget(run.model)
         if run.micro == 1:
             raise Refusal("one sequence a pass does not fit in the GPU's memory; use larger GPUs, or more")
-        run.micro, done = divisor(share, run.micro // 2), 0
-    run.gradients = Gradients(world, run.model, optimizers, overlap=run.plan.args.fast)
-    if run.gradients.overlap:  # its collectives, begun by hooks, would meet their first errors in step 0
-        update(run, run.gradients, optimizers, guard, 0, forward_backward(run, run.gradients, dummy, dummy))
-    sent = bytes_per_step(run.model, optimizers, world.size, run.plan.args.fast)
-    if world.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    world.barrier()
-    seconds, config = time.perf_counter() - started, run.plan.track.model
-    return dict(seconds=round(seconds, 2), micro_batch=run.micro, calibration=score(world), bytes_sent=sent,
-                compiled=world.device.type == "cuda", fast=run.plan.args.fast,
-                attention=attention_backend(world.device, config.dtype, config.head_dim, context))
+        run.micro = divisor(share, run.micro // 2)
+        steps_done = 0
+
+
+def dummy_pass(run: Run, optimizers: list) -> tuple[Gradients, Tensor] | None:
+    """Two micro-batches forward and backward, and one as a validation takes it, on dummy tokens: the
+    gradients and the loss, or None where this rank's memory is full."""
+    tokens = dummy_tokens(run)
+    try:  # without overlap, for a rank may fail on the way, but with room for what it has in flight
+        spare = in_flight(run)
+        gradients = Gradients(run.world, run.model, optimizers)
+        loss = forward_backward(run, gradients, tokens, tokens)
+        with torch.no_grad():
+            run.model(tokens[:run.micro], tokens[:run.micro])
+        del spare
+    except RuntimeError as error:
+        if not memory_full(error):
+            raise
+        return None
+    return gradients, loss
+
+
+def dummy_tokens(run: Run) -> Tensor:
+    """(sequences, context) of zeros: two micro-batches, or the rank's share where that is less."""
+    context = run.plan.track.context
+    sequences = min(run.train.local // context, 2 * run.micro)
+    return torch.zeros((sequences, context), dtype=torch.int64, device=run.world.device)
+
+
+def start_overlap(run: Run, optimizers: list, guard: Guard) -> None:
+    """Make run.gradients; with overlap, whose hooks begin the collectives, step once more: these would meet
+    their first errors in step 0."""
+    run.gradients = Gradients(run.world, run.model, optimizers, overlap=run.plan.args.fast)
+    if run.gradients.overlap:
+        tokens = dummy_tokens(run)
+        loss = forward_backward(run, run.gradients, tokens, tokens)
+        update(run, run.gradients, optimizers, guard, 0, loss)
 
 
 ########################################
@@ -301,9 +330,9 @@ def forward_backward(run: Run, gradients: Gradients, inputs: Tensor, targets: Te
 
 
 def update(run: Run, gradients: Gradients, optimizers: list, guard: Guard, step: int, loss: Tensor) -> None:
-    """Take the step, which is skipped where anything is not finite."""
+    """Sum the gradients over the ranks and step, which is skipped where anything is not finite."""
     gradients.finish()
-    found_inf = guard.put(step, loss)
+    found_inf = guard.record(step, loss)
     for optimizer in optimizers:
         optimizer.found_inf = found_inf
         optimizer.step()
@@ -311,7 +340,7 @@ def update(run: Run, gradients: Gradients, optimizers: list, guard: Guard, step:
 
 
 ########################################
-#       Validation and one seed        #
+#              Validation              #
 ########################################
 
 
@@ -326,97 +355,122 @@ def validate(run: Run) -> float:
     return float(run.world.sum(total)) / run.plan.track.val_tokens
 
 
-class Training:
-    """One seed on its way: what a checkpoint must hold beside the model."""
+########################################
+#               One seed               #
+########################################
+
+
+class SeedRun:
+    """One seed of a run: what a checkpoint holds beside the model, and the clock."""
 
     def __init__(self, run: Run, seed: int):
-        self.run, self.seed, self.guard = run, seed, run.guard(seed)
+        self.run = run
+        self.seed = seed
+        self.guard = run.guard(seed)
         initialise(run.model, seed, run.plan.recipe.init)
         self.optimizers = run.optimizers()
-        run.gradients.serve(self.optimizers)
         self.wrappers = build_wrappers(run.model, run.plan.recipe, self.optimizers)
-        start = run.start if run.start.seed == seed else resume.Start()
-        self.logged = run.start.logged.get(seed, (-1, 0.0))  # the last validation in the log, and its time
-        self.first, self.reached, self.clock = start.step, start.reached, Clock(run.world, start.seconds)
+        run.gradients.use_optimizers(self.optimizers)
+        # A resumed run continues one seed from a checkpoint; every other seed starts from its first weights.
+        start = run.opened.start if run.opened.start.seed == seed else Start()
+        self.logged_step, self.logged_seconds = run.opened.start.logged.get(seed, (-1, 0.0))
+        self.first = start.step
+        self.reached = start.reached
+        self.clock = Clock(run.world, start.seconds)
         if start.tensors is not None:
             checkpoint.restore(start.tensors, run.model, self.optimizers, self.wrappers)
             start.tensors = None
 
-    def keep(self, step: int) -> None:
-        """Write a checkpoint of the weights that `step` starts from, off the clock; Diverged, not one, where
-        they are not finite."""
-        seconds = self.clock.stop()
-        self.guard.check_weights(step)
-        checkpoint.keep(self.run, self.seed, step, seconds, self.optimizers, self.wrappers)
+    def step(self, step: int) -> float | None:
+        """One step of training; the training loss of the step before."""
+        run, recipe = self.run, self.run.plan.recipe
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * lr_factor(step, recipe, group["cooldown_frac"])
+        for wrapper in self.wrappers:
+            wrapper.before_forward()  # e.g. look ahead
+        inputs, targets = map(run.tokens, run.train[step])
+        loss = forward_backward(run, run.gradients, inputs, targets)
+        # The step before is long done on the device, so reading its loss waits for nothing.
+        train_loss = self.guard.raise_if_bad()
+        update(run, run.gradients, self.optimizers, self.guard, step, loss)
+        for wrapper in self.wrappers:
+            wrapper.after_step()
+        return train_loss
 
-    def read_out(self, step: int, tracker) -> float:
-        """Validate at `step`, off the clock; log and tell it where the log does not have it yet."""
-        run, track, seconds = self.run, self.run.plan.track, self.clock.stop()
-        train_loss = self.guard.check()
-        with ExitStack() as readouts:
+    def validate_and_log(self, step: int, tracker) -> float:
+        """Validate at `step`, off the clock; log and show it unless the log has it already."""
+        run, track, last = self.run, self.run.plan.track, step == self.run.plan.recipe.steps
+        seconds = self.clock.stop()
+        train_loss = self.guard.raise_if_bad()
+        with ExitStack() as readouts:  # e.g. an average of weights is what a validation reads
             for wrapper in self.wrappers:
                 readouts.enter_context(wrapper.readout())
             val_loss = validate(run)
             if not math.isfinite(val_loss):
                 raise Diverged(f"seed {self.seed}: the validation loss at step {step} is {val_loss}; lower "
                                "the learning rate (--recipe.lr)")
-            if step == run.plan.recipe.steps and run.plan.args.save and run.world.rank == 0:
-                checkpoint.save_weights(run.folder / f"weights_seed{self.seed}.pt", run.model)
+            if last and run.plan.args.save and run.world.rank == 0:
+                checkpoint.save_weights(run.opened.folder / f"weights_seed{self.seed}.pt", run.model)
         if self.reached is None and track.target is not None and val_loss <= track.target:
             self.reached = dict(step=step, seconds=round(seconds, 3))
-        if step > self.logged[0]:
-            progress.report(run, self.seed, step, seconds, train_loss, val_loss, tracker)
-            sample = (run.tokens(t[:8]) for t in run.val[0])
-            found = diagnose(run.model, self.optimizers, *sample, run.world.sum)
-            if run.log is not None:
-                run.log.event("diagnostics", seed=self.seed, step=step, **found)
+        if step <= self.logged_step:
+            return val_loss  # a resumed run comes by here again
+        if run.opened.log is not None:  # rank 0
+            run.opened.log.validation(step, run.plan.recipe.steps, val_loss, seconds, self.seed)
+            if tracker:
+                tracker.log(dict(val_loss=val_loss, train_loss=train_loss, train_time=seconds), step=step)
+        progress.report(run, step, seconds, train_loss, val_loss)
+        sample = (run.tokens(t[:8]) for t in run.val[0])
+        found = diagnose(run.model, self.optimizers, *sample, run.world.sum)
+        if run.opened.log is not None:
+            run.opened.log.event("diagnostics", seed=self.seed, step=step, **found)
         return val_loss
 
-    def step(self, step: int) -> float | None:
-        """One step of training; the training loss of the step before."""
-        run, recipe = self.run, self.run.plan.recipe
-        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
-            group["lr"] = group["initial_lr"] * lr_factor(step, recipe, group["cooldown_frac"])
-        for wrapper in self.wrappers:
-            wrapper.before_forward()
-        loss = forward_backward(run, run.gradients, *map(run.tokens, run.train[step]))
-        train_loss = self.guard.check()
-        update(run, run.gradients, self.optimizers, self.guard, step, loss)
-        for wrapper in self.wrappers:
-            wrapper.after_step()
-        return train_loss
+    def save_checkpoint(self, step: int) -> None:
+        """Write a checkpoint of the weights that `step` starts from, off the clock; Diverged, not one, where
+        they are not finite."""
+        seconds = self.clock.stop()
+        self.guard.check_weights(step)
+        checkpoint.keep(self.run, self.seed, step, seconds, self.optimizers, self.wrappers)
 
 
 def train_seed(run: Run, seed: int, tracker=None) -> dict:
     """Train one seed from where it starts; returns its outcome."""
-    track, recipe, args, now = run.plan.track, run.plan.recipe, run.plan.args, Training(run, seed)
-    shown, val_loss = time.perf_counter(), math.nan
-    for step in range(now.first, recipe.steps + 1):
-        run.place, last = f"step {step} of seed {seed}", step == recipe.steps
+    track, recipe, args = run.plan.track, run.plan.recipe, run.plan.args
+    seed_run = SeedRun(run, seed)
+    val_loss = math.nan
+    shown = time.perf_counter()
+    for step in range(seed_run.first, recipe.steps + 1):
+        run.place = f"step {step} of seed {seed}"
+        last = step == recipe.steps
         try:
+            # Validate before the step, so that step 0 is the loss of the first weights.
             on_grid = track.validates(step, recipe.steps, recipe.schedule_steps)
             asked = args.val_every and step % args.val_every == 0
-            if last or step > now.logged[0] and (on_grid or asked):
-                val_loss, shown = now.read_out(step, tracker), time.perf_counter()
+            if last or ((on_grid or asked) and step > seed_run.logged_step):
+                val_loss = seed_run.validate_and_log(step, tracker)
+                shown = time.perf_counter()
             if last:
                 break
-            if step > now.first and step % args.checkpoint_every == 0:
-                now.guard.check()
-                now.keep(step)
-            now.clock.start()
-            train_loss = now.step(step)
+            if step > seed_run.first and step % args.checkpoint_every == 0:
+                seed_run.guard.raise_if_bad()
+                seed_run.save_checkpoint(step)
+            seed_run.clock.start()
+            train_loss = seed_run.step(step)
         except Interrupted:  # by a signal: the update of this step is not taken
-            for wrapper in now.wrappers:
+            for wrapper in seed_run.wrappers:
                 wrapper.rewind()
-            now.keep(step)
+            seed_run.save_checkpoint(step)
             raise
-        if step > now.first and time.perf_counter() - shown > 10:
+        if step > seed_run.first and time.perf_counter() - shown > 10:
             shown = time.perf_counter()
-            progress.report(run, seed, step, now.clock.read(), train_loss)
-    seconds = now.clock.stop() if recipe.steps > now.logged[0] else now.logged[1]
+            progress.report(run, step, seed_run.clock.read(), train_loss)
+    done = recipe.steps <= seed_run.logged_step  # a run that stopped after its last validation
+    seconds = seed_run.logged_seconds if done else seed_run.clock.stop()
     return dict(seed=seed, steps=recipe.steps, val_loss=round(val_loss, 5), train_time=round(seconds, 3),
-                tokens_per_second=round(recipe.steps * track.tokens_per_step / seconds), reached=now.reached,
-                epochs=round(recipe.steps / len(run.train), 4))
+                tokens_per_second=round(recipe.steps * track.tokens_per_step / seconds),
+                reached=seed_run.reached, epochs=round(recipe.steps / len(run.train), 4))
 
 
 ########################################
@@ -426,20 +480,23 @@ def train_seed(run: Run, seed: int, tracker=None) -> dict:
 
 def run_seeds(run: Run) -> list[dict]:
     """Warm up, then train every declared seed; the outcomes. Rank 0 logs and prints."""
-    plan, rank0 = run.plan, run.world.rank == 0
-    warm, outcomes = warm_up(run), list(run.start.outcomes)
-    if rank0 and not run.start.begun:
-        run.log.event("warmup", **warm)
+    plan, log, start = run.plan, run.opened.log, run.opened.start
+    rank0 = run.world.rank == 0
+    warm = warm_up(run)
+    if rank0 and not start.begun:
+        log.event("warmup", **warm)
+    outcomes = list(start.outcomes)
     for seed in plan.args.seeds[len(outcomes):]:
-        if rank0 and seed not in run.start.begun:
-            run.log.event("seed", seed=seed)
-        progress.say(run, f"{plan.recipe.name} on {plan.track.label}, seed {seed}, log in {run.folder}")
+        if rank0 and seed not in start.begun:
+            log.event("seed", seed=seed)
+        name, track = plan.recipe.name, plan.track.label
+        progress.say(run, f"{name} on {track}, seed {seed}, log in {run.opened.folder}")
         tracker = progress.start_wandb(run, seed) if rank0 and plan.args.wandb else None
         outcomes.append(train_seed(run, seed, tracker))
         if tracker:
             tracker.finish()
         if rank0:
-            run.log.event("outcome", **outcomes[-1])
+            log.event("outcome", **outcomes[-1])
     return outcomes
 
 
@@ -453,6 +510,21 @@ def dry_run(plan: Plan, model: GPT) -> None:
     progress.dry_run(plan, parameters, flops_per_token(model, plan.track), held)
 
 
+def make_run(plan: Plan, model: GPT) -> Run:
+    """Join the ranks, open the shards, check what would stop the run, and put the model on the device."""
+    track = plan.track
+    world = join_world(plan.device, track.tokens_per_step // track.context, track.val_tokens // track.context)
+    train, val = open_streams(plan, world)
+    quick(plan, world, model)
+    model.to_empty(device=world.device)
+    cuda = world.device.type == "cuda"
+    if plan.args.fast:
+        model.speed_up(compile=cuda)
+    elif cuda:
+        model.compile(dynamic=False)
+    return Run(plan, world, model, train, val, StopSignal(), flops_per_token(model, track))
+
+
 @command
 def main(argv: list[str]) -> int:
     """Run the command line; the exit code."""
@@ -464,29 +536,21 @@ def main(argv: list[str]) -> int:
         model = GPT(plan.track.model)
     if plan.args.dry_run:
         return dry_run(plan, model)
-    track, context = plan.track, plan.track.context
-    world = join_world(plan.device, track.tokens_per_step // context, track.val_tokens // context)
-    train, val = open_streams(plan, world)
-    quick(plan, world, model)
-    model.to_empty(device=world.device)
-    if plan.args.fast:
-        model.speed_up(compile=world.device.type == "cuda")
-    elif world.device.type == "cuda":
-        model.compile(dynamic=False)
-    run = Run(plan, world, model, train, val, StopSignal(), flops_per_token(model, track))
+    run = make_run(plan, model)
+    run.opened = open_log(run, ROOT, folder)
     status = dict(status="failed")
-    open_log(run, ROOT, folder)
     try:
-        with run.stop, world.together(lambda: run.place):
+        with run.stop, run.world.together(lambda: run.place):
             outcomes = run_seeds(run)
         status = dict(status="complete")
     except Refusal as refusal:
-        status = dict(status=refusal.status, reason=without_folders(str(refusal), run.folder, plan.data_dir))
+        reason = without_folders(str(refusal), run.opened.folder, plan.data_dir)
+        status = dict(status=refusal.status, reason=reason)
         raise
     finally:
-        if run.log is not None:
-            run.log.end(**status)
-        if world.size > 1 and status["status"] != "failed":  # alone, nccl's would wait for the other ranks
+        if run.opened.log is not None:
+            run.opened.log.end(**status)
+        if run.world.size > 1 and status["status"] != "failed":  # alone, nccl's would wait for the others
             dist.destroy_process_group()
     progress.summary(run, outcomes)
     return 0

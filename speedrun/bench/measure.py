@@ -1,6 +1,6 @@
 """What a training step of train_gpt.py costs on this machine: undisturbed, and part by part.
 
-Both passes take the trainer's own steps (train_gpt.Training.step), one pass after the other:
+Both passes take the trainer's own steps (train_gpt.SeedRun.step), one pass after the other:
 
     undisturbed   as a run takes them; on CUDA an event at each step's start, read when all are done, so that
                   the host runs ahead of the device as ever
@@ -67,7 +67,7 @@ def build(plan: train_gpt.Plan, world: World, synthetic: bool) -> tuple[train_gp
 ########################################
 
 
-def step_times(now: train_gpt.Training, first: int, count: int) -> list[float]:
+def step_times(now: train_gpt.SeedRun, first: int, count: int) -> list[float]:
     """Milliseconds of each of `count` steps, as a run takes them, after SETTLE that are not counted."""
     world, marks = now.run.world, []
 
@@ -108,10 +108,10 @@ def measure(plan: train_gpt.Plan, world: World, synthetic: bool, steps: int, par
     """The figures of the plan's step on this machine, plain JSON: times in ms, memory in bytes, FLOPs a
     token as train_gpt.flops_per_token counts them; `mfu` is None where the device's peak is not known."""
     run, warm = build(plan, world, synthetic)
-    now = train_gpt.Training(run, plan.args.seeds[0])
+    now = train_gpt.SeedRun(run, plan.args.seeds[0])
     times, memory = step_times(now, 0, steps), peak_memory(world)
     found = part_times(now, SETTLE + steps, parts)
-    now.guard.check()
+    now.guard.raise_if_bad()
     mean, machine = sum(times) / steps, hardware(world)
     rate = 1000 * plan.track.tokens_per_step / mean
     peak = peak_flops(machine["name"]) if world.device.type == "cuda" else None
@@ -135,9 +135,9 @@ def measure(plan: train_gpt.Plan, world: World, synthetic: bool, steps: int, par
 
 def losses(plan: train_gpt.Plan, world: World, synthetic: bool, steps: int) -> list[float]:
     """The mean training loss of each of the first `steps` steps of the plan's first seed, nats."""
-    now = train_gpt.Training(build(plan, world, synthetic)[0], plan.args.seeds[0])
+    now = train_gpt.SeedRun(build(plan, world, synthetic)[0], plan.args.seeds[0])
     behind = [now.step(step) for step in range(steps)]  # each gives the loss of the step before
-    return [*behind[1:], now.guard.check()]
+    return [*behind[1:], now.guard.raise_if_bad()]
 
 
 def parity(plan: train_gpt.Plan, world: World, synthetic: bool, steps: int) -> dict:

@@ -84,7 +84,7 @@ def in_parts(run: train_gpt.Run, parts: Parts):
         run.train, run.model, train_gpt.update = train, model, update
 
 
-def take_step(now: train_gpt.Training, step: int, parts: Parts) -> None:
+def take_step(now: train_gpt.SeedRun, step: int, parts: Parts) -> None:
     parts.begin("optimizer")  # learning rates and wrappers, until the data
     now.step(step)
     parts.begin(None)
@@ -128,7 +128,7 @@ def head_times(run: train_gpt.Run, steps: int) -> dict[str, float]:
     return {name: ms / steps for name, ms in parts.ms.items()}
 
 
-def communication(now: train_gpt.Training, first: int, count: int) -> dict[str, float]:
+def communication(now: train_gpt.SeedRun, first: int, count: int) -> dict[str, float]:
     """Milliseconds a step, from a profile of `count` steps in parts on this rank: `in_flight`, while a
     collective was under way; `backward` and `update`, how much of that passed while nothing was computed."""
     run = now.run
@@ -157,7 +157,7 @@ def communication(now: train_gpt.Training, first: int, count: int) -> dict[str, 
     return dict(in_flight=length(sent) / us, backward=(exposed - late) / us, update=late / us)
 
 
-def part_times(now: train_gpt.Training, first: int, count: int) -> dict:
+def part_times(now: train_gpt.SeedRun, first: int, count: int) -> dict:
     """Means over `count` steps in parts, ms: `parts`, which add up to `total`; and `in_flight`, of the
     collectives, also under the parts that hide them. See docs/speed.md."""
     run, timed = now.run, Parts(now.run.world.device)

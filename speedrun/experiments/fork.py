@@ -21,6 +21,7 @@ import train_gpt
 from optimizers import Recipe, TailAverage, build_optimizers
 from speedrun.cli import Refusal
 from speedrun.log.command import command_line
+from speedrun.log.folder import the_log
 from speedrun.log.format import Log, digest, now, sums
 from speedrun.log.reader import read_log
 from speedrun.log.writer import LogWriter
@@ -130,7 +131,7 @@ class Trunk:
     def of(cls, folder: Path, seed: int, at: int, first: Variant) -> "Trunk":
         """The trunk in `folder`. Refusal where it is not one of this seed and track that `first` goes on
         from at step `at`."""
-        path = folder.the_log(folder)
+        path = the_log(folder)
         log = read_log(path)
         plan = train_gpt.parse(resume.arguments(folder))
         apart = differs(plan.recipe, first.plan.recipe, at)

@@ -91,9 +91,9 @@ def keep(run, seed: int, step: int, seconds: float, optimizers: list, wrappers: 
     seconds: the training clock's."""
     tensors = collect(run.model, optimizers, wrappers)
     if run.world.rank == 0:
-        about = dict(seed=seed, step=step, seconds=seconds, identity=run.identity)
-        name = save(run.folder, run.plan.args.seeds.index(seed), about, tensors)
-        run.log.event("checkpoint", seed=seed, step=step, name=name)
+        about = dict(seed=seed, step=step, seconds=seconds, identity=run.opened.identity)
+        name = save(run.opened.folder, run.plan.args.seeds.index(seed), about, tensors)
+        run.opened.log.event("checkpoint", seed=seed, step=step, name=name)
     run.world.barrier()
 
 

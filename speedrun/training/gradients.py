@@ -42,12 +42,12 @@ class Gradients:
         self.low: dict = {}    # p -> float32 sum of what p.grad can only hold in a lower precision
         self.sent: list = []   # of the messages on their way, in order: (flat sums, work) of a bucket
         self.missing = None    # for each message not sent, the parameters that have no gradient yet
-        self.serve(optimizers)
+        self.use_optimizers(optimizers)
         if self.overlap:
             for p in self.params:
                 p.register_post_accumulate_grad_hook(self._arrived)
 
-    def serve(self, optimizers: list) -> None:
+    def use_optimizers(self, optimizers: list) -> None:
         """From now on the gradients are those that `optimizers` step with: another seed's."""
         self.owners = owners_of(optimizers) if self.world.size > 1 else {}
         self.messages = buckets_of([p for p in self.params if p not in self.owners])

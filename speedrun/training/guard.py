@@ -39,7 +39,7 @@ class Guard:
         self.tokens_per_step, self.seed = tokens_per_step, seed
         self.step = self.status = None
 
-    def put(self, step: int, loss: Tensor) -> Tensor:
+    def record(self, step: int, loss: Tensor) -> Tensor:
         """Note the summed loss and the gradients of `step`; returns what the optimizers take as `found_inf`:
         a 0-d tensor, non-zero where the update must be skipped, the same on every rank."""
         largest = torch.stack(_largest([p.grad for p in self.parameters.values()]))
@@ -49,7 +49,7 @@ class Guard:
         self.step, self.status = step, HostCopy(status)
         return status[2:].sum().clamp(max=1)
 
-    def check(self) -> float | None:
+    def raise_if_bad(self) -> float | None:
         """The mean training loss of the step noted last, None before the first.
 
         Raises Diverged where it was not finite, Interrupted where a rank was told to stop, all ranks alike.

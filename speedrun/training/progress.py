@@ -1,5 +1,4 @@
-"""What the trainer tells a person: tracks and recipes, progress (whose validations go to the log and to
-wandb, too), the outcome. Of a run only rank 0 speaks."""
+"""What the trainer tells a person: tracks and recipes, progress, the outcome. Of a run only rank 0 speaks."""
 import sys
 from dataclasses import asdict
 
@@ -32,15 +31,11 @@ def say(run, line: str) -> None:
         print(line, file=sys.stderr if run.plan.args.json else sys.stdout, flush=True)
 
 
-def report(run, seed: int, step: int, seconds: float, train_loss, val_loss=None, tracker=None) -> None:
-    """Rank 0 of a train_gpt.Run: one line for a person; a validation also to the log and to wandb. Losses in
-    nats, or None; seconds of the training clock."""
+def report(run, step: int, seconds: float, train_loss, val_loss=None) -> None:
+    """One line for the person, by rank 0 of a train_gpt.Run. Losses in nats, or None; seconds of the training
+    clock."""
     if run.world.rank != 0:
         return
-    if val_loss is not None:
-        run.log.validation(step, run.plan.recipe.steps, val_loss, seconds, seed)
-        if tracker:
-            tracker.log({"val_loss": val_loss, "train_loss": train_loss, "train_time": seconds}, step=step)
     rate = step * run.plan.track.tokens_per_step / seconds if seconds else 0
     peak = peak_flops(torch.cuda.get_device_name()) if run.world.device.type == "cuda" else None
     mfu = rate * run.flops / (peak * run.world.size) if peak else None
@@ -87,7 +82,7 @@ def summary(run, outcomes: list[dict]) -> None:
     track, recipe, world = run.plan.track, run.plan.recipe, run.world
     if run.plan.args.json:
         return print_json(dict(status="complete", track=track.label, recipe=recipe.name, target=track.target,
-                               log=str(run.log.path), seeds=outcomes))
+                               log=str(run.opened.log.path), seeds=outcomes))
     for o in outcomes:
         target = "" if track.target is None or not track.official else f"; target {track.target} not reached"
         if o["reached"] and track.official:
@@ -96,7 +91,7 @@ def summary(run, outcomes: list[dict]) -> None:
         print(f"seed {o['seed']}: val_loss {o['val_loss']:.4f} at step {o['steps']}{target}; "
               f"{o['tokens_per_second']:,} tokens/s on {world.size} x {world.device.type}")
     other = "muon" if recipe.name.startswith("aurora") else "aurora"
-    print(f"log: {run.log.path}\nnext: `--recipe {other}` to compare, `--seeds 0 1 2` to repeat, "
+    print(f"log: {run.opened.log.path}\nnext: `--recipe {other}` to compare, `--seeds 0 1 2` to repeat, "
           "`--list` for all recipes")
 
 
@@ -106,7 +101,8 @@ def start_wandb(run, seed: int):
     config = dict(seed=seed, track=asdict(run.plan.track), recipe=run.plan.recipe.resolved())
     try:
         import wandb
-        return wandb.init(project="aurora-speedrun", name=f"{run.folder.name}_seed{seed}", dir=run.folder,
+        folder = run.opened.folder
+        return wandb.init(project="aurora-speedrun", name=f"{folder.name}_seed{seed}", dir=folder,
                           config=config)
     except ImportError:
         raise Refusal("--wandb: wandb is not installed; run `pip install -r requirements.txt`") from None

@@ -13,11 +13,9 @@ def in_flight(run) -> torch.Tensor:
     return torch.empty(sum(p.numel() for p in run.model.parameters()) * sent, device=run.world.device)
 
 
-def memory_full(error: RuntimeError) -> int:
-    """0 (a micro-batch does not fit) where `error` says that a GPU's memory is full; else raises it."""
-    if not FULL.search(str(error)):
-        raise error
-    return 0
+def memory_full(error: RuntimeError) -> bool:
+    """Whether `error` says that a GPU's memory is full."""
+    return FULL.search(str(error)) is not None
 
 
 def forget(model: nn.Module) -> None:

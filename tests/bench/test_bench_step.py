@@ -118,8 +118,8 @@ def delay_optimizer(run):
 
     def slow(seed):
         guard = make(seed)
-        put = guard.put
-        guard.put = lambda *args: (sleep(), put(*args))[1]
+        record = guard.record
+        guard.record = lambda *args: (sleep(), record(*args))[1]
         return guard
     run.guard = slow
 
@@ -132,7 +132,7 @@ def test_the_time_of_a_part_is_counted_there(part, delay):
     run.micro = len(run.train[0][0])  # one pass
     delay(run)
     update = train_gpt.update
-    found = parts.part_times(train_gpt.Training(run, 0), 0, 2)
+    found = parts.part_times(train_gpt.SeedRun(run, 0), 0, 2)
     assert found["parts"][part] > 150 and train_gpt.update is update
 
 

@@ -26,8 +26,6 @@ if __name__ == "__main__":
 NEEDS = r"""
 import os, sys
 
-from speedrun import ROOT
-
 if "--bad" in sys.argv:
     print("train_gpt: unknown argument --bad", file=sys.stderr)
     raise SystemExit(2)

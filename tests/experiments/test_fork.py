@@ -52,8 +52,8 @@ def wrapped(monkeypatch):
 def checkout(tmp_path_factory):
     """A copy of the project that knows the recipe `wrapped`, for processes of its own."""
     root = tmp_path_factory.mktemp("checkout")
-    for path in [ROOT / "train_gpt.py", *(p for part in ("optimizers", "data", "speedrun", "scripts")
-                                          for p in (ROOT / part).rglob("*.py"))]:
+    folders = ("optimizers", "data", "speedrun", "scripts")
+    for path in [*ROOT.glob("*.py"), *(p for part in folders for p in (ROOT / part).rglob("*.py"))]:
         target = root / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)

@@ -106,7 +106,7 @@ def test_a_terminated_run_goes_on_with_the_same_digits(laptop, tmp_path, undistu
     assert err.count("\n") == 1 and "leave --log-dir out" in err and not other.exists()
     out = resumed(laptop, tmp_path / "log")[0]
     (event,) = [data for _, kind, data in read_log(path).events if kind == "resume"]
-    assert f"goes on with seed 0 from step {event['step']}\n" in out
+    assert f"resumes seed 0 from step {event['step']}\n" in out
     assert digits(tmp_path / "log") == undisturbed[1]
     log = read_log(path)
     kinds = [kind for _, kind, _ in log.events if kind in ("seed", "end", "resume", "outcome")]
