@@ -74,7 +74,9 @@ def command(main):
             if not refusal.everywhere or os.environ.get("LOCAL_RANK", "0") == "0":
                 print(f"{name}: {refusal}", file=sys.stderr, flush=True)
             elif "TORCHELASTIC_RUN_ID" in os.environ:
-                time.sleep(60)  # torchrun ends all ranks with the first one: let that be rank 0, which speaks
+                # torchrun ends all ranks with the first one: let that be rank 0, which speaks. After a signal
+                # torchrun waits for every rank before it ends itself.
+                time.sleep(1 if refusal.code > 128 else 60)
             return refusal.code
         except BrokenPipeError:  # the reader of a pipe has seen enough: `... --list | head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

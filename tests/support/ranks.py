@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -76,6 +77,51 @@ def _rank(words, environment, output, settings):
     if settings.get("obey_modes"):
         obey_modes()
     sys.exit(train_gpt.main(words))
+
+
+def _trainer(words, environment, outputs, folder):
+    """The body of a forked train_gpt.py, in a session of its own."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.update(environment)
+    os.chdir(folder)
+    for number, path in zip((1, 2), outputs):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
+    torch.set_num_threads(1)
+    sys.argv = ["train_gpt.py", *words]
+    sys.exit(train_gpt.main())
+
+
+class Trainer:
+    """`python train_gpt.py WORDS` as subprocess.Popen has it, but forked from the server, which takes a
+    fraction of a second instead of the import of torch. Its outputs are files, read when it has ended."""
+
+    def __init__(self, words, folder, environment=None):
+        beside = Path(tempfile.mkdtemp(dir=folder))
+        self.outputs = [beside / "stdout", beside / "stderr"]
+        environment = dict(LOCAL, **(environment or {}))
+        self.process = _server.Process(target=_trainer, args=(list(map(str, words)), environment,
+                                                              self.outputs, folder))
+        self.process.start()
+        self.pid = self.process.pid
+
+    @property
+    def returncode(self):
+        return self.process.exitcode
+
+    def poll(self):
+        return self.returncode
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+    def kill(self):
+        self.process.kill()
+
+    def communicate(self, timeout=None):
+        self.process.join(timeout)
+        assert self.returncode is not None, f"the trainer hangs: {self.outputs[1].read_text()[-3000:]}"
+        return tuple(path.read_text() if path.exists() else "" for path in self.outputs)
 
 
 def limit_files(pid, size):

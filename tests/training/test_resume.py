@@ -19,6 +19,7 @@ from speedrun.training import checkpoint, resume
 from speedrun.training.world import StopSignal
 from speedrun.verify.verdict import judge_record
 from tests.support.made_logs import make_log
+from tests.support.ranks import Trainer
 
 SMALL = ["--track", "laptop", "--device", "cpu", "--allow-custom", "--track.val_tokens", "4096",
          "--track.val_every", "10", "--track.tail", "0", "--track.model.num_layers", "1",
@@ -28,10 +29,11 @@ SMALL = ["--track", "laptop", "--device", "cpu", "--allow-custom", "--track.val_
 
 def start(laptop, folder, *args, ranks=1, restarts=0):
     """The trainer as a process (under torchrun where ranks > 1), in a session of its own."""
-    launcher = [] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone",
-                                      f"--nproc_per_node={ranks}", f"--max-restarts={restarts}"]
-    command = [sys.executable, *launcher, ROOT / "train_gpt.py", *SMALL, "--data-dir", laptop,
-               "--log-dir", folder, *args]
+    words = [*SMALL, "--data-dir", laptop, "--log-dir", folder, *args]
+    if ranks == 1:
+        return Trainer(words, folder.parent)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}",
+               f"--max-restarts={restarts}", ROOT / "train_gpt.py", *words]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(list(map(str, command)), text=True, stdout=subprocess.PIPE, env=env,
                             stderr=subprocess.PIPE, start_new_session=True, cwd=folder.parent)

@@ -2,11 +2,11 @@
 import json
 import os
 import re
-import resource
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -22,10 +22,13 @@ from speedrun.training import checkpoint, resume
 from speedrun.training.gradients import Gradients
 from speedrun.training.world import StopSignal, World
 from speedrun.verify.verdict import judge_log
+from tests.support.ranks import Ranks, Trainer, limit_files
 from tracks import TRACKS
 from train_gpt import GPT, initialise, lr_factor
 
 # The laptop track on few validation tokens, which makes it `custom` and a run quick.
+SMALL = ["--track.context", "64", "--track.tokens_per_step", "1024", "--track.model.num_layers", "2",
+         "--track.model.model_dim", "64"]  # for what does not depend on the size
 QUICK = ["--device", "cpu", "--track", "laptop", "--allow-custom", "--track.val_tokens", "8192"]
 # modded-nanogpt's make_figures.py finds validations by this pattern, searched for in every line of a file.
 THEIR_PATTERN = re.compile(r"step:(\d+)/(\d+)\s+val_loss:([0-9.]+)")
@@ -41,11 +44,21 @@ def train(capsys, laptop, folder, *args):
 
 
 def start(laptop, folder, *args, ranks=1, **more):
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    words = [sys.executable, *(torchrun if ranks > 1 else []), ROOT / "train_gpt.py", *QUICK,
-             "--data-dir", laptop, "--log-dir", folder, *args]
-    return subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            **more)
+    """The trainer as a process, on a small model; under torchrun where ranks > 1."""
+    words = [*QUICK, *SMALL, "--data-dir", laptop, "--log-dir", folder, *args]
+    if ranks == 1:
+        return Trainer(words, folder.parent, **more)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    return subprocess.Popen(list(map(str, [*torchrun, ROOT / "train_gpt.py", *words])),
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+
+
+def wait_for(process, folder, pattern, seconds=60):
+    """Until the log matches."""
+    deadline = time.monotonic() + seconds
+    while not any(re.search(pattern, path.read_text()) for path in folder.glob("*.txt")):
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate(timeout=9)
+        time.sleep(0.02)
 
 
 def losses(log):
@@ -93,10 +106,9 @@ def test_a_seed_in_a_batch_equals_that_seed_alone(capsys, laptop, tmp_path):
 def test_world_sizes_agree(laptop, tmp_path, recipe):
     found = {}
     for ranks in (1, 2, 4):
-        process = start(laptop, tmp_path / str(ranks), "--recipe", recipe, "--steps", "6",
-                        "--val-every", "3", ranks=ranks)
-        _, err = process.communicate(timeout=240)
-        assert process.returncode == 0, err
+        with Ranks(laptop, tmp_path / str(ranks), "--recipe", recipe, "--steps", "6",
+                   "--val-every", "3", size=ranks) as run:
+            assert run.wait() == [0] * ranks, run.said()
         found[ranks] = losses(the_log(tmp_path / str(ranks)))[0]
     for ranks in (2, 4):
         assert [s for s, _ in found[ranks]] == [s for s, _ in found[1]] == [0, 3, 6]
@@ -110,8 +122,8 @@ def test_two_nodes(laptop, tmp_path):
     nodes = [subprocess.Popen(
         list(map(str, [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1",
                        f"--node_rank={node}", "--master_addr=127.0.0.1", f"--master_port={port}",
-                       ROOT / "train_gpt.py", *QUICK, "--data-dir", laptop, "--log-dir", tmp_path / "log",
-                       "--steps", "2"])), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                       ROOT / "train_gpt.py", *QUICK, *SMALL, "--data-dir", laptop,
+                       "--log-dir", tmp_path / "log", "--steps", "2"])), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for node in (0, 1)]
     for node in nodes:
         _, err = node.communicate(timeout=120)
@@ -199,23 +211,21 @@ def test_the_log_carries_what_the_run_was(capsys, laptop, tmp_path, monkeypatch)
 @pytest.mark.parametrize("number, code", [
     (signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)])
 def test_a_signal_closes_the_log(laptop, tmp_path, number, code):
-    process = start(laptop, tmp_path, "--val-every", "2")
-    while "step 2/" not in (line := process.stdout.readline()):
-        assert line, process.stderr.read()
+    process = start(laptop, tmp_path / "log", "--val-every", "2")
+    wait_for(process, tmp_path / "log", "(?m)^step:2/")
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code
     assert len(err.splitlines()) == 1 and "stopped by a signal" in err
-    log = the_log(tmp_path)
+    log = the_log(tmp_path / "log")
     assert log.status == "interrupted" and log.problems == []
 
 
 def test_a_signal_stops_all_ranks_at_the_same_step(laptop, tmp_path):
     process = start(laptop, tmp_path, "--val-every", "5", ranks=2, start_new_session=True)
-    while "step 5/" not in (line := process.stdout.readline()):
-        assert line, process.stderr.read()
+    wait_for(process, tmp_path, "(?m)^step:5/")
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal does: launcher and workers
-    process.communicate(timeout=90)
+    process.communicate(timeout=20)  # torchrun would wait 30 s for a rank that stays
     assert process.returncode != 0
     log = the_log(tmp_path)
     assert log.status == "interrupted" and log.problems == []
@@ -388,12 +398,11 @@ def test_log_folders_that_cannot_be_used(capsys, laptop, tmp_path):
 
 @pytest.mark.long
 def test_a_full_disk_leaves_a_whole_log(laptop, tmp_path):
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-    process = start(laptop, tmp_path, preexec_fn=limit)
+    process = start(laptop, tmp_path / "log")
+    limit_files(process.pid, 60_000)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and len(err.splitlines()) == 1 and "cannot write the log" in err
-    log = the_log(tmp_path)
+    log = the_log(tmp_path / "log")
     assert {what for _, what in log.problems} <= {"no `run` event: the header is missing",
                                                   "no `end` event: the run did not close its log"}
 
@@ -434,12 +443,12 @@ def test_what_to_fetch(tmp_path, laptop):
 
 
 def test_wandb_offline(laptop, tmp_path):
-    env = {**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
-    process = start(laptop, tmp_path, "--steps", "2", "--wandb", env=env)
+    process = start(laptop, tmp_path / "log", "--steps", "2", "--wandb",
+                    environment=dict(WANDB_MODE="offline", WANDB_SILENT="true"))
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
-    assert the_log(tmp_path).status == "complete"
+    assert list(tmp_path.glob("log/wandb/offline-run-*/run-*.wandb"))
+    assert the_log(tmp_path / "log").status == "complete"
 
 
 def test_a_custom_run_may_wrap_epochs(capsys, laptop, tmp_path):
