@@ -16,7 +16,6 @@ import train_gpt
 from speedrun import ROOT
 from speedrun.log.reader import read_log
 from speedrun.training import checkpoint, resume
-from speedrun.training.world import StopSignal
 from speedrun.verify.verdict import judge_record
 from tests.support.made_logs import make_log
 from tests.support.ranks import Trainer
@@ -339,14 +338,3 @@ def test_without_a_checkpoint_the_clock_goes_on_from_the_log(tmp_path):
     start, _ = resume.resume(tmp_path, train_gpt.ROOT, log.header)
     assert (start.step, start.tensors) == (0, None)
     assert start.seconds == log.series[0][-1].train_time > 0
-
-
-@pytest.mark.parametrize("ignored", [False, True])
-def test_a_lost_terminal_stops_a_run_unless_nohup_says_not(ignored):
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
-    try:
-        with StopSignal() as stop:
-            os.kill(os.getpid(), signal.SIGHUP)
-        assert stop.number == (0 if ignored else signal.SIGHUP)
-    finally:
-        signal.signal(signal.SIGHUP, before)
