@@ -29,7 +29,7 @@ from speedrun.log.format import Log
 from speedrun.log.reader import read_log
 from speedrun.stats import intervals
 from speedrun.stats.crossing import crossing_step
-from speedrun.stats.ratio import interval_of, time_ratio
+from speedrun.stats.ratio import interval_of, order, time_ratio
 from speedrun.text import printable
 from speedrun.verify.claim import machine
 
@@ -112,11 +112,6 @@ def check_sides(a: Side, b: Side) -> None:
                       "--track.FIELD and one --device", code=2)
     if (a.names_seeds, a.plan.args.seeds) != (b.names_seeds, b.plan.args.seeds):
         raise Refusal("A and B name different seeds; give both the same --seeds, or none", code=2)
-
-
-def order(a: Side, b: Side, pairs: int) -> list[tuple[int, Side]]:
-    """A B B A A B B A ...: (pair, side) of each run."""
-    return [(k, side) for k in range(pairs) for side in ((a, b) if k % 2 == 0 else (b, a))]
 
 
 def train(args, runs: list[tuple[int, Side]]) -> list[Trained]:

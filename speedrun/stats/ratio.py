@@ -10,6 +10,11 @@ RESAMPLES = 9999
 FEW = 20  # pairs from which a percentile bootstrap is nearly as wide as it should be
 
 
+def order(a, b, pairs: int) -> list[tuple]:
+    """A B B A A B B A ...: (pair, side) of each run, so that a steady drift of the machine cancels."""
+    return [(k, side) for k in range(pairs) for side in ((a, b) if k % 2 == 0 else (b, a))]
+
+
 def time_ratio(a: list[float], b: list[float]) -> dict:
     """The geometric mean of a_i / b_i over n pairs, with two intervals.
 

@@ -5,6 +5,7 @@ import pytest
 
 from optimizers.polar import METHODS
 from scripts import bench_optimizers
+from speedrun.bench.optimizers import COLUMNS
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def test_every_optimizer_schedule_method_and_the_peer_have_a_row(rows):
     assert {f"aurora restart {method}" for method in METHODS if method != "quintic12"} < set(rows)
     assert {"torch.Muon quintic5", "normuon track3", "normuon paper", "unormuon", "riemannian"} < set(rows)
     for name, row in rows.items():
-        assert set(row) == {"name", *bench_optimizers.COLUMNS}, name
+        assert set(row) == {"name", *COLUMNS}, name
         assert row["ms"] > 0 and row["launches"] > 0 and row["peak_mib"] > 0 and row["gflop"] > 0, name
 
 

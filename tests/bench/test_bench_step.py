@@ -16,7 +16,7 @@ from data.shards import write_shard
 from optimizers import build_optimizers
 from scripts import bench_step
 from speedrun import ROOT
-from speedrun.bench import against, measure, parts, spans
+from speedrun.bench import against, measure, parts
 from speedrun.bench.against import Length
 from speedrun.cli import Refusal
 from speedrun.log.format import Point

@@ -23,7 +23,7 @@ from tests.support import bad_inputs
 from tests.support.bad_inputs import SMALL, fill
 from tests.support.ranks import ROOT, command
 
-FILES = sorted(path for folder in ("scripts", "data") for path in (ROOT / folder).glob("*.py"))
+FILES = sorted(path for folder in ("scripts", "data", "tests/bench") for path in (ROOT / folder).glob("*.py"))
 COMMANDS = ["train_gpt.py", "speedrun/training/needs.py",
             *(str(path.relative_to(ROOT)) for path in FILES if "\n@command\n" in path.read_text())]
 # A fix is a command, an option, a near name, or what to do.

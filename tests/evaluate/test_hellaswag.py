@@ -16,8 +16,10 @@ import train_gpt
 from data import hellaswag
 from data.hellaswag import Item, clean
 from scripts import eval_hellaswag
-from scripts.eval_hellaswag import encoder, score_all, sequences
 from speedrun import ROOT
+from speedrun.cli import Refusal
+from speedrun.evaluate import hellaswag as evaluate_hellaswag
+from speedrun.evaluate.hellaswag import encoder, score_all, sequences
 from tests.data.test_data_tools import Hub, bpe  # noqa: F401 (a fixture)
 from tracks import ModelConfig
 from train_gpt import GPT
@@ -253,7 +255,7 @@ def test_wrong_usage(capsys, args, words):
 
 
 def test_a_vocabulary_without_a_tokenizer():
-    with pytest.raises(eval_hellaswag.Refusal, match="no tokenizer is known for a vocabulary of 300"):
+    with pytest.raises(Refusal, match="no tokenizer is known for a vocabulary of 300"):
         encoder(300)
 
 
@@ -294,7 +296,7 @@ def test_the_hub(saved, tmp_path, monkeypatch, capsys):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["dataset"] == "Rowan/hellaswag" and list(manifest["files"]) == [name]
 
-    monkeypatch.setattr(eval_hellaswag, "ROOT", tmp_path)  # the real hub's file would have other items
+    monkeypatch.setattr(evaluate_hellaswag, "ROOT", tmp_path)  # the real hub's file would have other items
     result = answer(capsys, saved, "--track", "echo")
     assert (result["acc_norm"], result["items"], result["data"]["published"]) == (3 / 4, 4, None)
 

@@ -276,9 +276,9 @@ scripts/bench_optimizers.py --stack 3
 scripts/bench_optimizers.py --stack 0x4:1
 scripts/bench_optimizers.py --repeat 0
 scripts/bench_optimizers.py --only nonsense
-scripts/bench_verify.py --logs 0
-scripts/bench_verify.py --lines x
-scripts/bench_leaderboard.py --records 0
+tests/bench/bench_verify.py --logs 0
+tests/bench/bench_verify.py --lines x
+tests/bench/bench_leaderboard.py --records 0
 scripts/fork.py --trunk {out}
 scripts/fork.py --trunk {out} --at 0 --variants muon
 scripts/fork.py --trunk {out} --at x --variants muon aurora

@@ -1,5 +1,5 @@
 """Record logs that keep every rule without any training: the real writer and header, made-up losses, and a
-clock that is turned forward. For the tests of what reads logs, and for scripts/bench_verify.py."""
+clock that is turned forward. For the tests of what reads logs, and for tests/bench/bench_verify.py."""
 import hashlib
 import json
 import math

@@ -9,14 +9,14 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from speedrun import ROOT
 from speedrun.cli import Parser, Refusal, command, print_json
 from tests.support.made_logs import make_log, parts, rechain
 
 EXAMPLE = """example:
-  python scripts/bench_leaderboard.py --records 500
+  python tests/bench/bench_leaderboard.py --records 500
 """
 RECIPES = ("aurora", "muon")
 

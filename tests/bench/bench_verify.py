@@ -7,14 +7,14 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from speedrun import ROOT
 from speedrun.cli import Parser, Refusal, command, print_json
 from tests.support.made_logs import make_log
 
 EXAMPLE = """example:
-  python scripts/bench_verify.py --logs 1000 --lines 3000
+  python tests/bench/bench_verify.py --logs 1000 --lines 3000
 """
 
 

@@ -1,1 +1,0 @@
-"""Spans of time, (start, end), as sorted lists that do not overlap."""
