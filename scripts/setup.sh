@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Makes .venv with the pinned packages. Once: later calls do nothing and need no network.
+# Makes .venv with the locked packages. Once: later calls do nothing and need no network.
 set -euo pipefail
 CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 usage() {
   cat <<'END'
 usage: scripts/setup.sh
-Makes .venv in the repository and installs requirements.txt and requirements-nodeps.txt. scripts/run.sh and
-scripts/test.sh call it; it does nothing while .venv is complete and the requirements are unchanged.
+Makes .venv in the repository and installs what requirements*.lock name, each file held to its sha256.
+scripts/run.sh and scripts/test.sh call it; it does nothing while .venv is complete and the locks are the same.
   PYTHON=/path/to/python  the Python to build on (3.11 or newer); rm -rf .venv first to change it
 example: PYTHON=python3.12 scripts/setup.sh
 END
@@ -15,7 +15,7 @@ END
 
 cpu_index=https://download.pytorch.org/whl/cpu
 python=.venv/bin/python
-stamp=.venv/stamp     # written last: checksum of the requirements, and whether the machine had a GPU
+stamp=.venv/stamp     # written last: checksum of the locks, and whether the machine had a GPU
 log=.venv/setup.log   # written first: with no stamp beside it, a set-up was interrupted
 
 say() { echo "$*" >&2; }
@@ -23,7 +23,7 @@ die() { say "setup: $*"; exit 1; }
 
 has_gpu() { [[ "$(nvidia-smi -L 2>/dev/null)" == *GPU* ]]; }
 
-checksum() { cat requirements.txt requirements-nodeps.txt | cksum; }
+checksum() { cat requirements.lock requirements-torch.lock requirements-cpu.lock | cksum; }
 
 ready() {
   [ -s "$stamp" ] && "$python" -c '' 2>/dev/null || return 1
@@ -99,6 +99,9 @@ pip_install() {
   die "pip failed as above: remove the cause and run this again; all of it is in $log"
 }
 
+# --no-deps: the locks name the transitive packages too.
+install_lock() { pip_install --require-hashes --no-deps --no-compile -r "$@"; }
+
 make_venv() {
   if [ -e .venv ] && [ ! -e "$log" ]; then  # somebody else's: used if it is good for it, never deleted
     if ! "$python" -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
@@ -115,24 +118,48 @@ make_venv() {
     die "$1 -m venv .venv failed (see $log): apt install python3-venv, or set PYTHON to another"
 }
 
-install() {
-  local machine=cpu torch
+# The CPU build of the pinned torch, which needs no CUDA packages. Where there is none to be had, the build of
+# the package registry, which brings them.
+install_torch_cpu() {
+  local torch index=()
   torch=$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)
+  if cpu_index_answers; then
+    index=(--extra-index-url "$cpu_index")
+  else
+    say "  PyTorch's CPU index does not answer: taking torch from where the other packages come from"
+  fi
+  say "  $torch, CPU build"
+  if ! PIP_USER=0 "$python" -m pip download --disable-pip-version-check --no-input --retries 2 --no-deps \
+    --dest .venv/wheels "${index[@]}" --require-hashes -r requirements-cpu.lock >>"$log" 2>&1
+  then
+    say "  no CPU build of torch here: taking the registry's, with its CUDA packages"
+    install_lock requirements-torch.lock
+    return
+  fi
+  if [ -n "$(ls .venv/wheels 2>/dev/null)" ]; then
+    pip_install --no-deps --no-compile .venv/wheels/torch-*.whl
+  else
+    say "  requirements-cpu.lock has no line for this Python: torch is held to its version alone"
+    pip_install --no-deps --no-compile "${index[@]}" "$torch"
+  fi
+  rm -rf .venv/wheels
+}
+
+install() {
+  local machine=cpu
   if has_gpu; then
     machine=gpu
     # The CPU build satisfies the pin too, so pip would keep it.
     case "$1" in *' cpu') "$python" -m pip uninstall -y torch >>"$log" 2>&1 || true ;; esac
-  elif [ "$(uname)" = Linux ]; then  # elsewhere the plain pin is a CPU build already
-    if cpu_index_answers; then
-      say "  $torch, CPU build"
-      pip_install --no-deps --extra-index-url "$cpu_index" "$torch"
-    else
-      say "  PyTorch's CPU index does not answer: taking torch from where the other packages come from"
-    fi
+    say "  torch and its CUDA packages"
+    install_lock requirements-torch.lock
+  elif [ "$(uname)" = Linux ]; then
+    install_torch_cpu
+  else  # elsewhere the registry's build is a CPU build
+    install_lock requirements-torch.lock
   fi
-  say "  packages of requirements.txt"
-  pip_install -r requirements.txt
-  pip_install --no-deps --no-compile -r requirements-nodeps.txt
+  say "  packages of requirements.lock"
+  install_lock requirements.lock
   echo "$(checksum) $machine" >"$stamp"
 }
 

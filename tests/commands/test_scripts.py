@@ -12,7 +12,7 @@ import pytest
 from speedrun import ROOT
 
 SCRIPTS = ("setup.sh", "run.sh", "test.sh")
-REQUIREMENTS = ("requirements.txt", "requirements-nodeps.txt")
+REQUIREMENTS = ("requirements.lock", "requirements-torch.lock", "requirements-cpu.lock")
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "PIP_INDEX_URL", "PIP_PROXY"), "http://127.0.0.1:9")
 
 TRAINER = r"""
@@ -110,7 +110,8 @@ def test_wrong_arguments_end_before_any_launcher(clone):
 
 
 def test_what_names_its_interpreter_can_be_executed():
-    paths = [path for folder in ("scripts", ".ci") for path in (ROOT / folder).iterdir() if path.is_file()]
+    folders = ("scripts", ".ci", "tests/bench")
+    paths = [path for folder in folders for path in (ROOT / folder).iterdir() if path.is_file()]
     named = [path for path in paths if path.read_bytes().startswith(b"#!")]
     assert len(named) > 20 and [path.name for path in named if not os.access(path, os.X_OK)] == []
 
