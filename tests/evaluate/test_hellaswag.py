@@ -20,7 +20,8 @@ from speedrun import ROOT
 from speedrun.cli import Refusal
 from speedrun.evaluate import hellaswag as evaluate_hellaswag
 from speedrun.evaluate.hellaswag import encoder, score_all, sequences
-from tests.data.test_data_tools import Hub, bpe  # noqa: F401 (a fixture)
+from tests.data.test_tokenize import bpe  # noqa: F401 (a fixture)
+from tests.support.hub import Hub  # noqa: F401 (a fixture)
 from tracks import ModelConfig
 from train_gpt import GPT
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.test_data_tools import TRAIN1, VAL, fetch, holds, hub  # noqa: F401
+from tests.support.hub import TRAIN1, VAL, fetch, holds, hub  # noqa: F401
 from tests.support.ranks import (
     BEHIND_TWO,
     ROOT,
