@@ -78,9 +78,9 @@ class Trained:
 
     def facts(self) -> dict:
         """For the JSON: `calibration` is the machine's score at a fixed piece of work before the run."""
-        warmup = next((data for _, kind, data in self.log.events if kind == "warmup"), {})
         return dict(side=self.side, pair=self.pair, step_avg=self.step_avg, val_loss=self.losses,
-                    to_target=self.to_target, calibration=warmup.get("calibration"), log=str(self.log.path))
+                    to_target=self.to_target, calibration=self.log.last("warmup").get("calibration"),
+                    log=str(self.log.path))
 
 
 def seconds_to(points: list, target: float | None) -> float | None:

@@ -71,7 +71,7 @@ def checked_sources(log: Log) -> dict[str, str]:
     """path -> text of the sources; Refusal for a path that does not plainly stay under its folder, or is
     another's (in upper or lower case, or as its folder), and for too many or too large ones."""
     seen: set[str] = set()
-    rows = [(line, data.get("path")) for line, kind, data in log.events if kind == "source"]
+    rows = [(line, data.get("path")) for line, data in log.of_kind("source")]
 
     def refuse(what):
         where = f"{printable(log.path, 400)}:{line}"

@@ -161,7 +161,7 @@ class Trunk:
 
     def leads_to(self, log: Log, plan: train_gpt.Plan) -> bool:
         """Does this log say that it goes on from here, under the recipe and on the track of `plan`?"""
-        said = [(data.get("sha256"), data.get("step")) for _, kind, data in log.events if kind == "fork"]
+        said = [(data.get("sha256"), data.get("step")) for _, data in log.of_kind("fork")]
         own = sums({}, asdict(plan.track), plan.recipe.resolved(), {})
         theirs = log.header.get("sha256", {})
         return said == [(self.sha256, self.at)] and all(theirs.get(name) == own[name]

@@ -25,12 +25,8 @@ def weigh(trunks: dict[int, Log], forks: dict[str, dict[int, Log]]) -> dict:
             variants[name]["difference"] = difference(ends, losses[reference])
     track = some.header["track"]
     return dict(track=track["name"] if track["official"] else "custom", target=track["target"],
-                at=fork_event(some)["step"], seeds=seeds, reference=reference, variants=variants,
+                at=some.last("fork")["step"], seeds=seeds, reference=reference, variants=variants,
                 seconds=seconds(trunks, forks))
-
-
-def fork_event(log: Log) -> dict:
-    return next(data for _, kind, data in log.events if kind == "fork")
 
 
 def difference(a: list[float], b: list[float]) -> dict:
@@ -49,7 +45,7 @@ def seconds(trunks: dict[int, Log], forks: dict[str, dict[int, Log]]) -> dict:
     for logs in forks.values():
         for seed, log in logs.items():
             took = log.series[seed][-1].train_time
-            full, own = full + took, own + took - fork_event(log)["seconds"]
+            full, own = full + took, own + took - log.last("fork")["seconds"]
     shared = sum(log.series[seed][-1].train_time for seed, log in trunks.items())
     return {name: round(value, 3) for name, value in
             dict(trunks=shared, forks=own, full=full, saved=full - own - shared).items()}

@@ -78,6 +78,25 @@ class Log:
     problems: list = field(default_factory=list)
     foreign: dict | None = None
 
+    def of_kind(self, kind: str) -> list[tuple[int, dict]]:
+        """(line, data) of each event of this kind, in order."""
+        return [(line, data) for line, k, data in self.events if k == kind]
+
+    def last(self, kind: str) -> dict:
+        """The data of the last event of this kind, {} where there is none."""
+        found = self.of_kind(kind)
+        return found[-1][1] if found else {}
+
+    @property
+    def forked(self) -> bool:
+        """Does the run start from a checkpoint of another run?"""
+        return bool(self.of_kind("fork"))
+
+    @property
+    def resumed(self) -> bool:
+        """Did the run stop and resume? (A fork begins by a `resume`, so it did too.)"""
+        return bool(self.of_kind("resume"))
+
 
 def digest(value) -> str:
     """sha256 of plain JSON, written canonically."""

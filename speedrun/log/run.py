@@ -48,4 +48,4 @@ class Run:
         return words + [f"--val-every={asked.val_every}"] * (asked.val_every is not None)
 
     def of_kind(self, kind: str) -> list[tuple[int, dict]]:
-        return [(line, data) for line, k, data in self.log.events if k == kind]
+        return self.log.of_kind(kind)

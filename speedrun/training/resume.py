@@ -108,12 +108,12 @@ def resume(folder: Path, root: Path, header: dict) -> tuple[Start, Log]:
     if differs:
         raise Refusal(f"--resume {folder}: that was another run: {'; '.join(differs[:4])}"
                       f"{'; ...' if len(differs) > 4 else ''}; use its code and arguments, or start anew")
-    outcomes = [data for _, kind, data in log.events if kind == "outcome"]
+    outcomes = [data for _, data in log.of_kind("outcome")]
     left = [seed for seed in header["seeds"] if seed not in {outcome["seed"] for outcome in outcomes}]
     start = Start(outcomes, left[0] if left else None,
                   logged={seed: (points[-1].step, points[-1].train_time)
                           for seed, points in log.series.items()},
-                  begun={data.get("seed") for _, kind, data in log.events if kind == "seed"})
+                  begun={data.get("seed") for _, data in log.of_kind("seed")})
     target = header["track"]["target"]
     start.reached = next((dict(step=point.step, seconds=point.train_time)
                           for point in log.series.get(start.seed, ())

@@ -14,6 +14,7 @@ from speedrun.log.writer import LogWriter
 
 
 def write(folder, end=True):
+    folder.mkdir(exist_ok=True)
     log = LogWriter(folder / "log.txt")
     log.source("a.py", "x = 1\nstep = 2\n")
     log.source("b.py", "no newline at the end")
@@ -89,6 +90,21 @@ def test_no_bytes_crash_the_reader(tmp_path_factory, data, at, cut):
         assert "\n" not in str(refusal)
     else:
         assert changed == whole or log.problems
+
+
+def test_events_of_a_kind(tmp_path):
+    log = LogWriter(tmp_path / "log.txt")
+    log.event("run", seeds=[0])
+    for step in (3, 5):
+        log.event("checkpoint", step=step)
+    log.event("fork", step=2)
+    log.end("interrupted")
+    found = read_log(tmp_path / "log.txt")
+    assert found.of_kind("checkpoint") == [(3, {"step": 3}), (4, {"step": 5})] and found.of_kind("seed") == []
+    assert found.last("checkpoint") == {"step": 5} and found.last("seed") == {}
+    assert found.forked and not found.resumed
+    LogWriter.reopen(tmp_path / "log.txt", step=2)
+    assert read_log(tmp_path / "log.txt").resumed and not read_log(write(tmp_path / "b")).forked
 
 
 def test_a_file_that_is_no_log(tmp_path):
