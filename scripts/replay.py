@@ -28,7 +28,7 @@ from speedrun.cli import Parser, Refusal, command, print_json
 from speedrun.log.format import Log
 from speedrun.log.header import misfits
 from speedrun.log.reader import read_log
-from speedrun.log.run import Run
+from speedrun.log.run import LoggedRun
 from speedrun.text import printable
 from speedrun.training.world import divisor
 from speedrun.verify.header import SOURCE_PATH, here
@@ -46,7 +46,7 @@ SHOWN_LINES, SHOWN_COLUMNS = 120, 160  # of a file's diff
 ########################################
 
 
-def whole_run(log: Log) -> Run:
+def whole_run(log: Log) -> LoggedRun:
     """The run of a log that is complete; Refusal where there is nothing to replay."""
     where = printable(log.path, 400)
     if log.foreign is not None:
@@ -58,7 +58,7 @@ def whole_run(log: Log) -> Run:
                       "see what `scripts/verify.py` says of it")
     if wrong := misfits(log.header):
         raise Refusal(f"{where}: its header is not complete: {printable(wrong[0])}; see scripts/verify.py")
-    run = Run.of(log, 0)
+    run = LoggedRun.of(log, 0)
     for wrong, what in ((log.status != "complete", f"its status is {log.status!r}"),
                         (run.asked.wrong, f"its command cannot be read: {printable(run.asked.wrong)}"),
                         (set(log.series) != set(run.header["seeds"]), "it lacks a seed that it declares")):
@@ -134,7 +134,7 @@ def shortened(rows: list[str], file: Path) -> list[str]:
                                  f"{max(0, len(kept) - SHOWN_LINES)} more lines of this diff; read {file}"]
 
 
-def processes(run: Run) -> int:
+def processes(run: LoggedRun) -> int:
     """As many as the log's run had, or the largest part of them that this machine has devices for."""
     world, device = run.header["world_size"], run.header["hardware"]["device"]
     if device == "cuda" and not torch.cuda.is_available():
@@ -144,14 +144,14 @@ def processes(run: Run) -> int:
     return divisor(world, limit)
 
 
-def training_args(run: Run, seeds: list[int]) -> list[str]:
+def training_args(run: LoggedRun, seeds: list[int]) -> list[str]:
     """What the log's command asks train_gpt.py for. Left out is what changes no loss: folders, --save,
     --wandb, --json."""
     return ["--track", run.track.name, "--recipe", run.asked.recipe, "--seeds", *map(str, seeds),
             "--device", "cuda" if run.header["hardware"]["device"] == "cuda" else "cpu", *run.options]
 
 
-def show(run: Run, sources: dict[str, str], folder: Path, words: list[str], file) -> None:
+def show(run: LoggedRun, sources: dict[str, str], folder: Path, words: list[str], file) -> None:
     """The list of files, what differs from this checkout, and the command."""
     def say(line):
         print(line, file=file, flush=True)
@@ -214,7 +214,7 @@ def outcome(log: Log, again: Log, seeds: list[int]) -> dict:
     for name in ("track", "recipe", "data"):
         if again.header["sha256"][name] != log.header["sha256"][name]:
             against.append(f"the {name} of the replay is not the log's")
-    start, _ = Run.of(log, 0).start  # a fork's log tells the rest alone
+    start, _ = LoggedRun.of(log, 0).start  # a fork's log tells the rest alone
     for seed in seeds:
         old, new = ({p.step: p.val_loss for p in found.series.get(seed, []) if p.step >= start}
                     for found in (log, again))

@@ -18,7 +18,7 @@ from speedrun import ROOT, launch
 from speedrun.cli import Parser, Refusal, command, print_json
 from speedrun.log.format import Log
 from speedrun.log.reader import read_log
-from speedrun.log.run import Run
+from speedrun.log.run import LoggedRun
 from speedrun.stats.planning import MOST_LOOKS, naive_error
 from speedrun.stats.rule import LEVEL
 from speedrun.text import printable
@@ -62,7 +62,7 @@ def peeking(looks: list[int]) -> str:
 def rerun(path: Path) -> list[Failure]:
     """Train the first seed of a `laptop` log again with this checkout's code, and compare the losses."""
     log, where = read_log(path), printable(path, 400)
-    run = Run.of(log, 0)
+    run = LoggedRun.of(log, 0)
     if run.track.name != "laptop":
         raise Refusal(f"{where}: --rerun trains on the CPU, so it takes logs of the laptop track, not "
                       f"{printable(run.track.name, 40)}; see scripts/replay.py for the others")

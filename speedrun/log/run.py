@@ -10,7 +10,7 @@ from .header import fork_misfits, header_track
 
 
 @dataclass
-class Run:
+class LoggedRun:
     """A log whose header is complete, with what the rules ask of it."""
 
     log: Log
@@ -21,7 +21,7 @@ class Run:
     asked: SimpleNamespace    # what the command asked for
 
     @classmethod
-    def of(cls, log: Log, line: int) -> "Run":
+    def of(cls, log: Log, line: int) -> "LoggedRun":
         recipe = {key: log.header["recipe"][key] for key in ("name", "steps", "schedule_steps")}
         return cls(log, line, log.header, header_track(log.header), SimpleNamespace(**recipe),
                    asked(log.header["command"]))

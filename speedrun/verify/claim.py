@@ -2,7 +2,7 @@
 from itertools import accumulate
 
 from speedrun.log.format import Log
-from speedrun.log.run import Run
+from speedrun.log.run import LoggedRun
 from speedrun.stats import intervals, rule
 from speedrun.stats.crossing import mean_crossing
 
@@ -11,7 +11,7 @@ from .events import expected_steps
 
 def track_series(log: Log) -> dict:
     """`log.series` at the steps of the track's grid alone: what is seen in between makes no claim."""
-    run = Run.of(log, 0)
+    run = LoggedRun.of(log, 0)
     steps = set(expected_steps(run))
     return {seed: [p for p in points if p.step in steps] for seed, points in log.series.items()}
 
@@ -43,7 +43,7 @@ def claim(logs: list[Log]) -> dict:
     track, recipe = header["track"], header["recipe"]
     official, seeds = track["official"], [seed for log in logs for seed in log.header["seeds"]]
     target, sigma = track["target"], rule.KNOWN_SIGMA.get(track["name"]) if official else None
-    found, starts = None, [Run.of(log, 0).start[0] for log in logs]
+    found, starts = None, [LoggedRun.of(log, 0).start[0] for log in logs]
     forked = max(starts) or None
     if official and target is not None and not forked:
         found = rule.official_step(series, target, sigma, seeds)

@@ -1,12 +1,12 @@
 """What a log's events must agree on: their order, the seeds, the grid, losses, times and outcomes.
 
-Each rule takes a Run and yields (line, what is wrong).
+Each rule takes a LoggedRun and yields (line, what is wrong).
 """
 import math
 from datetime import datetime
 
 from speedrun.log.header import fork_misfits, number
-from speedrun.log.run import Run
+from speedrun.log.run import LoggedRun
 from speedrun.text import printable
 
 from .header import batches, short
@@ -14,14 +14,14 @@ from .header import batches, short
 ONCE = ("log", "run", "warmup", "end")
 
 
-def superseded(run: Run) -> set[int]:
+def superseded(run: LoggedRun) -> set[int]:
     """The lines of `end` events that a `resume` follows: the run went on behind them."""
     kinds = [(line, kind) for line, kind, _ in run.log.events]
     return {line for (line, kind), (_, following) in zip(kinds, kinds[1:])
             if (kind, following) == ("end", "resume")}
 
 
-def status(run: Run):
+def status(run: LoggedRun):
     """The run closed its log as complete."""
     earlier = superseded(run)
     for line, data in run.of_kind("end"):
@@ -30,7 +30,7 @@ def status(run: Run):
             yield line, f"the run is {short(data.get('status'))}, not complete{why}"
 
 
-def seeds(run: Run):
+def seeds(run: LoggedRun):
     """Exactly the declared seeds: each has its outcome, no other is there."""
     declared, there = run.header["seeds"], [data.get("seed") for _, data in run.of_kind("outcome")]
     if len(set(declared)) < len(declared):
@@ -43,7 +43,7 @@ def seeds(run: Run):
             yield points[0].line, f"seed {seed} was not declared"
 
 
-def order(run: Run):
+def order(run: LoggedRun):
     """log, sources, run, warmup; for each declared seed in turn seed, its validations and diagnostics,
     outcome; then end. An `end` that a `resume` follows may stand anywhere behind the header, and so may
     events of other kinds: no rule reads them."""
@@ -75,7 +75,7 @@ def order(run: Run):
             yield run.line, f"no `{kind}` event"
 
 
-def fork(run: Run):
+def fork(run: LoggedRun):
     """A run that goes on from another's checkpoint says so once, behind the header; it is of one seed, and
     a `resume` at that step follows."""
     for i, (line, data) in enumerate(run.of_kind("fork")):
@@ -90,7 +90,7 @@ def fork(run: Run):
                 yield line, what
 
 
-def warmup(run: Run):
+def warmup(run: LoggedRun):
     """The micro-batch divides a rank's share of a step; a GPU run is compiled, a CPU run is not."""
     sequences, ranks = run.track.tokens_per_step // run.track.context, run.header["world_size"]
     device = run.header["hardware"]["device"]
@@ -104,7 +104,7 @@ def warmup(run: Run):
             yield line, f"{short(data.get('seconds'))} seconds of warm-up"
 
 
-def expected_steps(run: Run, every: int | None = None) -> list[int]:
+def expected_steps(run: LoggedRun, every: int | None = None) -> list[int]:
     """The steps of the track's grid for this recipe, and with `every` also its multiples, from where the log
     starts to tell."""
     lengths = run.recipe.steps, run.recipe.schedule_steps
@@ -112,7 +112,7 @@ def expected_steps(run: Run, every: int | None = None) -> list[int]:
             if run.track.validates(step, *lengths) or (every and step % every == 0)]
 
 
-def grid(run: Run):
+def grid(run: LoggedRun):
     """Each seed is validated at exactly the steps of the track's grid, and at those of --val-every."""
     steps, every = run.recipe.steps, run.asked.val_every
     expected = expected_steps(run, every if every and every > 0 else None)
@@ -131,7 +131,7 @@ def grid(run: Run):
             yield line, f"seed {seed}: the grid has {want} here, the log {have}"
 
 
-def losses(run: Run):
+def losses(run: LoggedRun):
     """Every loss is finite and above zero."""
     for seed, points in run.log.series.items():
         for point in points:
@@ -139,7 +139,7 @@ def losses(run: Run):
                 yield point.line, f"seed {seed}, step {point.step}: a loss of {point.val_loss}"
 
 
-def times(run: Run):
+def times(run: LoggedRun):
     """Each seed's clock starts at 0, or where it is forked, and runs forward; step_avg is train_time by step,
     to their digits."""
     start, seconds = run.start
@@ -159,7 +159,7 @@ def times(run: Run):
             before = point
 
 
-def outcomes(run: Run):
+def outcomes(run: LoggedRun):
     """Each outcome is what the seed's validations give."""
     for line, data in run.of_kind("outcome"):
         seed = data.get("seed")
@@ -195,7 +195,7 @@ def _first(points: list, target: float | None, slack: float) -> dict | None:
     return None
 
 
-def clock(run: Run):
+def clock(run: LoggedRun):
     """The times of day are in order, and leave room for the warm-up and the training that they enclose."""
     read, earlier = [], superseded(run)
     for kind, key in (("log", "started"), ("run", "started"), ("end", "ended")):

@@ -1,6 +1,6 @@
 """What a log's header must agree with: its sources, its hashes, the track, the command, the shards, git.
 
-Each rule takes a Run and yields (line, what is wrong).
+Each rule takes a LoggedRun and yields (line, what is wrong).
 """
 import hashlib
 import json
@@ -14,7 +14,7 @@ from data.shards import batches_in, out_of_order
 from speedrun import ROOT
 from speedrun.cli import Refusal
 from speedrun.log.format import FORMAT, digest, without_note
-from speedrun.log.run import Run
+from speedrun.log.run import LoggedRun
 from speedrun.text import printable, source_text
 from tracks import TRACKS
 
@@ -27,14 +27,14 @@ def short(value) -> str:
     return printable(value, 40)
 
 
-def format_(run: Run):
+def format_(run: LoggedRun):
     """The log is of the format that this checkout reads."""
     for line, data in run.of_kind("log"):
         if data.get("format") != FORMAT:
             yield line, f"format {short(data.get('format'))}, this checkout reads {FORMAT}"
 
 
-def sources(run: Run):
+def sources(run: LoggedRun):
     """Every source once, under the run's folder, none that modded-nanogpt's parser reads as a validation."""
     seen = set()
     for line, data in run.of_kind("source"):
@@ -50,7 +50,7 @@ def sources(run: Run):
         yield run.line, "the source of train_gpt.py is missing"
 
 
-def hashes(run: Run):
+def hashes(run: LoggedRun):
     """The header's sha256 of code, track, recipe and data are those of what the log holds."""
     recipe = without_note(run.header["recipe"])
     held = dict(code=run.log.sources, track=run.header["track"], recipe=recipe, data=run.header["data"])
@@ -59,7 +59,7 @@ def hashes(run: Run):
             yield run.line, f"sha256.{name} is not that of the {name} in this log"
 
 
-def track(run: Run):
+def track(run: LoggedRun):
     """An official track is this checkout's, field by field; what the command overrides is custom."""
     name, overridden = run.track.name, any(kind == "track" for kind, _, _ in run.asked.overrides)
     if not run.official:
@@ -77,7 +77,7 @@ def track(run: Run):
             yield run.line, f"{field} is {printable(said)}, the track {name} fixes {ours[field]}"
 
 
-def command(run: Run):
+def command(run: LoggedRun):
     """Seeds, track and recipe are those that the command asks for, overrides included."""
     header, asked = run.header, run.asked
     if asked.wrong:
@@ -101,7 +101,7 @@ def command(run: Run):
             yield run.line, f"{asks}, the header has {short(value)}"
 
 
-def recipe(run: Run):
+def recipe(run: LoggedRun):
     """Where the optimizers are this checkout's, the recipe is what they make of the command."""
     sources = run.log.sources
     ours = [path for path in sources if path.startswith("optimizers/")]
@@ -143,7 +143,7 @@ def _same(value, text: str) -> bool:
         return False
 
 
-def data(run: Run):
+def data(run: LoggedRun):
     """The shards are those that the track pins, and hold what the steps and the validation read."""
     pinned = run.track.sha256 if run.official else {}
     for split in ("train", "val"):
@@ -163,13 +163,13 @@ def data(run: Run):
         yield run.line, f"the validation shards hold less than {run.track.val_tokens + 2} tokens"
 
 
-def batches(run: Run) -> int:
+def batches(run: LoggedRun) -> int:
     """The batches in the training shards that the header lists."""
     return sum(batches_in(shard["tokens"], run.track.tokens_per_step)
                for shard in run.header["data"]["train"])
 
 
-def git(run: Run):
+def git(run: LoggedRun):
     """Where the run says that it ran a commit unchanged, and this clone has it, its sources are the same."""
     state = run.header["git"]
     if state is None or state["changed"]:

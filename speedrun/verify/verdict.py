@@ -14,7 +14,7 @@ from speedrun.log.folder import CHECKPOINT, FOLDER_NAME
 from speedrun.log.format import Log
 from speedrun.log.header import misfits
 from speedrun.log.reader import read_log
-from speedrun.log.run import Run
+from speedrun.log.run import LoggedRun
 from speedrun.text import printable
 
 from . import events, header
@@ -64,7 +64,7 @@ def check_log(log: Log) -> list[Failure]:
     wrong = misfits(log.header) if headers else []
     found += [(headers[-1], "header", what) for what in wrong[:MOST_FAILURES]]
     if headers and not wrong:
-        run = Run.of(log, headers[-1])
+        run = LoggedRun.of(log, headers[-1])
         for rule, check in RULES.items():
             found += [(line, rule, what) for line, what in islice(check(run), MOST_FAILURES)]
     return [Failure(path, *row) for row in sorted(found, key=lambda row: row[0])]

@@ -17,7 +17,7 @@ from speedrun import ROOT
 from speedrun.cli import Refusal
 from speedrun.log.format import Log
 from speedrun.log.reader import read_log
-from speedrun.log.run import Run
+from speedrun.log.run import LoggedRun
 from tests.support.made_logs import make_log, parts, rechain
 
 # The laptop track as small as it gets: `custom`, and a run is little more than its imports.
@@ -269,5 +269,5 @@ def test_a_log_that_has_no_outcome(capsys, made, tmp_path, temporary):
 
 
 def test_a_fast_log_replays_fast(tmp_path):
-    run = Run.of(read_log(make_log(tmp_path / "log.txt", "--track laptop --fast")), 0)
+    run = LoggedRun.of(read_log(make_log(tmp_path / "log.txt", "--track laptop --fast")), 0)
     assert "--fast" in replay.training_args(run, [0])
