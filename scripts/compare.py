@@ -25,6 +25,7 @@ except ImportError as missing:
 import train_gpt
 from speedrun import launch
 from speedrun.cli import Parser, Refusal, command, print_json
+from speedrun.log.command import Command
 from speedrun.log.format import Log
 from speedrun.log.reader import read_log
 from speedrun.stats import intervals
@@ -54,7 +55,7 @@ class Side:
 
     @property
     def names_seeds(self) -> bool:
-        return any(word.split("=")[0] == "--seeds" for word in self.words)
+        return "seeds" in Command(self.words).given
 
 
 @dataclass
@@ -118,11 +119,10 @@ def train(args, runs: list[tuple[int, Side]]) -> list[Trained]:
     """Train them one after the other; Refusal at the first that fails, or that trained other code."""
     done: list[Trained] = []
     for number, (pair, side) in enumerate(runs, 1):
-        seeds = [] if side.names_seeds else ["--seeds", str(pair)]
         folder = args.out / f"{number:02d}_{side.name.lower()}"
         folder.mkdir(parents=True)
-        words = launch.command_words(ROOT / "train_gpt.py", [*side.words, *seeds, "--log-dir", folder],
-                                     args.nproc)
+        command = Command(side.words).plus(seeds=None if side.names_seeds else [pair], log_dir=folder)
+        words = launch.command_words(ROOT / "train_gpt.py", command.words, args.nproc)
         with open(folder / "output.log", "w", encoding="utf-8") as file:
             code, why = launch.run(words, Path.cwd(), file.write)
         what = f"run {number} of {len(runs)} ({side.name}, pair {pair})"

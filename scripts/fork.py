@@ -22,6 +22,7 @@ from speedrun import ROOT, launch
 from speedrun.cli import Parser, Refusal, command, print_json
 from speedrun.experiments.fork import Trunk, Variant, differs, own_header, prepare, read_variant, resumable
 from speedrun.experiments.fork_figures import lines, weigh
+from speedrun.log.command import Command
 from speedrun.log.folder import lock_folder, the_log
 from speedrun.log.format import Log
 from speedrun.log.reader import read_log
@@ -88,14 +89,14 @@ def read_variants(args) -> list[Variant]:
 ########################################
 
 
-def train(args, variant: Variant, words: list, folder: Path, what: str) -> Log:
-    """Run train_gpt.py with `words` for the run in `folder`; its log. Refusal where it fails."""
+def train(args, variant: Variant, command: Command, folder: Path, what: str) -> Log:
+    """Run the command for the run in `folder`; its log. Refusal where it fails."""
     print(f"{what}: training", file=sys.stderr, flush=True)
-    if variant.plan.args.data_dir and "--resume" in words:  # else it is in `common`
-        words = [*words, "--data-dir", variant.plan.args.data_dir]
+    if "resume" in command.given:  # else it is in `common`
+        command = command.plus(data_dir=variant.plan.args.data_dir)
     with open(args.trunk / "output.log", "a", encoding="utf-8") as file:
-        code, why = launch.run(launch.command_words(ROOT / "train_gpt.py", words, args.nproc), Path.cwd(),
-                               file.write)
+        code, why = launch.run(launch.command_words(ROOT / "train_gpt.py", command.words, args.nproc),
+                               Path.cwd(), file.write)
     if code:
         raise Refusal(f"{what} failed: {why}; what it printed is in {args.trunk / 'output.log'}, what is "
                       "done is kept")
@@ -115,11 +116,11 @@ def grow(args, first: Variant, seed: int) -> Trunk:
         log = None
     if log is None:
         # One step more than shared: the trainer keeps a checkpoint before a step, not behind the last.
-        train(args, first, [*first.words(without=("steps",)), *args.common, "--seeds", seed, "--steps",
-                            args.at + 1, "--checkpoint-every", often(args.at), "--log-dir", folder],
+        train(args, first, Command(first.words(without=("steps",))).plus(
+            *args.common, seeds=[seed], steps=args.at + 1, checkpoint_every=often(args.at), log_dir=folder),
               folder, what)
     elif log.status != "complete":
-        train(args, first, ["--resume", folder], folder, what)
+        train(args, first, Command().plus(resume=folder), folder, what)
     return Trunk.of(folder, seed, args.at, first)
 
 
@@ -145,7 +146,7 @@ def go_on(args, variant: Variant, trunk: Trunk, headers: dict) -> Log:
             headers[variant.name] = own_header(plan)
         shutil.rmtree(folder, ignore_errors=True)
         prepare(folder, trunk, plan, dict(headers[variant.name], seeds=[seed]), args.nproc)
-    log = train(args, variant, ["--resume", folder], folder, what)
+    log = train(args, variant, Command().plus(resume=folder), folder, what)
     for path in folder.glob("checkpoint_*"):  # each is as large as the model; the trunk's stay
         path.unlink()
     return log

@@ -60,7 +60,7 @@ def whole_run(log: Log) -> LoggedRun:
         raise Refusal(f"{where}: its header is not complete: {printable(wrong[0])}; see scripts/verify.py")
     run = LoggedRun.of(log, 0)
     for wrong, what in ((log.status != "complete", f"its status is {log.status!r}"),
-                        (run.asked.wrong, f"its command cannot be read: {printable(run.asked.wrong)}"),
+                        (run.command.wrong, f"its command cannot be read: {printable(run.command.wrong)}"),
                         (set(log.series) != set(run.header["seeds"]), "it lacks a seed that it declares")):
         if wrong:
             raise Refusal(f"{where}: {what}, so there is no outcome to compare; see scripts/verify.py")
@@ -147,8 +147,8 @@ def processes(run: LoggedRun) -> int:
 def training_args(run: LoggedRun, seeds: list[int]) -> list[str]:
     """What the log's command asks train_gpt.py for. Left out is what changes no loss: folders, --save,
     --wandb, --json."""
-    return ["--track", run.track.name, "--recipe", run.asked.recipe, "--seeds", *map(str, seeds),
-            "--device", "cuda" if run.header["hardware"]["device"] == "cuda" else "cpu", *run.options]
+    device = "cuda" if run.header["hardware"]["device"] == "cuda" else "cpu"
+    return list(run.command.training(track=run.track.name, seeds=seeds, device=device).words)
 
 
 def show(run: LoggedRun, sources: dict[str, str], folder: Path, words: list[str], file) -> None:

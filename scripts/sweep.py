@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from speedrun import ROOT
 from speedrun.cli import Parser, Refusal, command, print_json
-from speedrun.launch import environment
+from speedrun.launch import command_words, environment
+from speedrun.log.command import Command
 from speedrun.log.format import digest
 from speedrun.studies.study import resolved
 from speedrun.text import without_folders
@@ -27,14 +28,17 @@ EXAMPLE = """example:
 """
 
 
+RARELY = [("track", "val_every", 10**6), ("track", "val_every_tail", 10**6)]
+
+
 def run_one(args, lr: float, weight_decay: float) -> dict:
     """The mean final loss over the seeds at one point of the grid."""
-    words = [sys.executable, str(ROOT / "train_gpt.py"), "--track", args.track, "--recipe", args.recipe,
-             "--json", "--seeds", *map(str, args.seeds),
-             "--recipe.lr", str(lr), "--recipe.weight_decay", str(weight_decay),
-             "--allow-custom", "--track.val_every", "1000000", "--track.val_every_tail", "1000000"]
+    command = Command().plus(
+        track=args.track, recipe=args.recipe, json=True, seeds=args.seeds, allow_custom=True,
+        data_dir=args.data_dir,
+        overrides=[("recipe", "lr", lr), ("recipe", "weight_decay", weight_decay), *RARELY])
+    words = command_words(ROOT / "train_gpt.py", command.words)
     threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
-    words += ["--data-dir", str(args.data_dir)] if args.data_dir else []
     env = {**environment(), "OMP_NUM_THREADS": threads}
     done = subprocess.run(words, capture_output=True, text=True, env=env)
     point = dict(lr=lr, weight_decay=weight_decay, seeds=args.seeds)

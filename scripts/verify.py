@@ -72,10 +72,9 @@ def rerun(path: Path) -> list[Failure]:
                           f"other code; run `python scripts/replay.py {shlex.quote(where)}`")
     seed = log.header["seeds"][0]
     print(f"training seed {seed} of {where} again", file=sys.stderr, flush=True)
-    words = ["--track=laptop", f"--recipe={run.asked.recipe}", f"--seeds={seed}", "--device=cpu",
-             *run.options]
+    words = run.command.training(track="laptop", seeds=[seed], device="cpu")
     with tempfile.TemporaryDirectory() as folder:
-        words = launch.command_words(ROOT / "train_gpt.py", [*words, "--log-dir", folder])
+        words = launch.command_words(ROOT / "train_gpt.py", words.plus(log_dir=folder).words)
         code, why = launch.run(words, Path(folder), lambda line: None)
         if code:
             raise Refusal(f"{where}: the rerun did not end well: {why}")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from speedrun import launch
 from speedrun.cli import Refusal
+from speedrun.log.command import Command
 from speedrun.log.reader import read_log
 from speedrun.log.upstream import parse
 from speedrun.text import printable
@@ -92,8 +93,8 @@ def check(points: list, length: Length, what: str) -> list:
 
 def run_ours(root: Path, words: list[str], length: Length, processes: int, folder: Path, what: str) -> list:
     """The validations of a run of train_gpt.py with these arguments, whose log goes to `folder`."""
-    words = [*words, "--steps", length.steps, "--val-every", length.every, "--allow-custom",
-             "--track.val_tokens", length.val_tokens, "--log-dir", folder]
+    words = Command(words).plus(steps=length.steps, val_every=length.every, allow_custom=True, log_dir=folder,
+                                overrides=[("track", "val_tokens", length.val_tokens)]).words
     code, why = launch.run(launch.command_words(root / "train_gpt.py", words, processes), Path.cwd(),
                            lambda line: None)
     logs = list(folder.glob("*.txt"))

@@ -20,7 +20,7 @@ import torch
 import train_gpt
 from optimizers import Recipe, TailAverage, build_optimizers
 from speedrun.cli import Refusal
-from speedrun.log.command import command_line
+from speedrun.log.command import Command
 from speedrun.log.folder import the_log
 from speedrun.log.format import Log, digest, now, sums
 from speedrun.log.reader import read_log
@@ -43,8 +43,8 @@ class Variant:
 
     def words(self, without: tuple = ()) -> list[str]:
         """Its arguments for train_gpt.py, but the overrides of the fields `without`."""
-        fields = [(field, text) for field, text in self.overrides if field not in without]
-        return ["--recipe", self.recipe, *(f"--recipe.{field}={text}" for field, text in fields)]
+        fields = [("recipe", field, text) for field, text in self.overrides if field not in without]
+        return list(Command().plus(recipe=self.recipe, overrides=fields).words)
 
 
 def read_variant(text: str, common: list[str], seeds: list[int]) -> Variant:
@@ -54,7 +54,7 @@ def read_variant(text: str, common: list[str], seeds: list[int]) -> Variant:
         raise Refusal(f"--variants {text!r}: write a recipe and its overrides like "
                       "aurora+cooldown_frac=0.5+aux.head_lr=0.005", code=2)
     found = Variant(text, recipe, [tuple(change.split("=", 1)) for change in changes], None)
-    found.plan = train_gpt.parse([*found.words(), *common, "--seeds", *map(str, seeds)])
+    found.plan = train_gpt.parse(list(Command(found.words()).plus(*common, seeds=seeds).words))
     return found
 
 
@@ -193,7 +193,7 @@ def prepare(folder: Path, trunk: Trunk, plan: train_gpt.Plan, header: dict, worl
         log.source(path, text)
     own = dict(header, sha256=sums(trunk.log.sources, header["track"], header["recipe"], data))
     log.event("run", **{**trunk.log.header, **own, "started": now(), "world_size": world_size,
-                        "command": command_line(plan.args.argv)})
+                        "command": Command(plan.args.argv).logged()})
     log.event("fork", trunk=trunk.log.path.name, sha256=trunk.sha256, step=trunk.at,
               seconds=round(about["seconds"], 3))
     os.close(log.file)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 from tracks import Track
 
-from .command import asked
+from .command import Command
 from .format import Log
 from .header import fork_misfits, header_track
 
@@ -18,13 +18,13 @@ class LoggedRun:
     header: dict
     track: Track
     recipe: SimpleNamespace   # name, steps, schedule_steps
-    asked: SimpleNamespace    # what the command asked for
+    command: Command          # what was asked for
 
     @classmethod
     def of(cls, log: Log, line: int) -> "LoggedRun":
         recipe = {key: log.header["recipe"][key] for key in ("name", "steps", "schedule_steps")}
         return cls(log, line, log.header, header_track(log.header), SimpleNamespace(**recipe),
-                   asked(log.header["command"]))
+                   Command.read(log.header["command"]))
 
     @property
     def official(self) -> bool:
@@ -36,16 +36,6 @@ class LoggedRun:
         its well-formed `fork` event says."""
         data = next((data for _, data in self.of_kind("fork") if not fork_misfits(data)), None)
         return (data["step"], data["seconds"]) if data else (0, 0.0)
-
-    @property
-    def options(self) -> list[str]:
-        """What the command asks of train_gpt.py, beside track, recipe and seeds, that may change a loss; each
-        as one word: no shell, nothing that is not known."""
-        asked = self.asked
-        words = [f"--{kind}.{field}={text}" for kind, field, text in asked.overrides]
-        words += ["--allow-custom"] * any(kind == "track" for kind, _, _ in asked.overrides)
-        words += ["--fast"] * asked.fast
-        return words + [f"--val-every={asked.val_every}"] * (asked.val_every is not None)
 
     def of_kind(self, kind: str) -> list[tuple[int, dict]]:
         return self.log.of_kind(kind)

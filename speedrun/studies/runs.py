@@ -16,6 +16,7 @@ import torch
 
 from speedrun import ROOT, launch
 from speedrun.cli import Refusal, stop_signals
+from speedrun.log.command import Command
 from speedrun.log.folder import lock_folder
 from speedrun.log.reader import read_log
 from speedrun.text import printable, source_text, without_folders
@@ -166,8 +167,7 @@ def run_missing(study: Study, places: list[dict], work: Path, data_dir: Path | N
     tasks = []
     for cell, seed in missing:
         folder = work / cell.label / f"seed{seed}"
-        words = [*cell.words, "--seeds", seed, "--log-dir", folder]
-        words += ["--data-dir", data_dir] if data_dir else []
+        words = Command(cell.words).plus(seeds=[seed], log_dir=folder, data_dir=data_dir).words
         tasks.append(Task(f"{cell.label}, seed {seed}", launch.command_words(ROOT / "train_gpt.py", words),
                           folder, cell, seed))
     done = 0

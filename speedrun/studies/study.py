@@ -12,7 +12,7 @@ from pathlib import Path
 import train_gpt
 from optimizers import RECIPES, resolve
 from speedrun.cli import Refusal, near
-from speedrun.log.command import asked
+from speedrun.log.command import Command
 from speedrun.log.format import Log
 from speedrun.log.header import misfits
 from speedrun.log.reader import read_log
@@ -57,8 +57,8 @@ class Cell:
         tuned = [("recipe", name, repr(value)) for name, value in self.tuned().items()
                  if name not in named and value != own[name]]
         custom = any(kind == "track" for kind, _, _ in self.overrides)
-        return ["--track", self.track, "--recipe", self.recipe, *["--allow-custom"] * custom,
-                *(f"--{kind}.{dotted}={text}" for kind, dotted, text in (*tuned, *self.overrides))]
+        return list(Command().plus(track=self.track, recipe=self.recipe, allow_custom=custom,
+                                   overrides=(*tuned, *self.overrides)).words)
 
     def tuned(self) -> dict:
         """The best lr and weight_decay of the recipe's table, {} where there is none."""
@@ -87,8 +87,8 @@ class Cell:
             return f"it is damaged: {printable(wrong[0][1])}"
         if log.status != "complete":
             return f"its run is {log.status}"
-        there, here = asked(log.header["command"]), self.plan
-        pairs = [("recipe", there.recipe, here.args.recipe),
+        there, here = Command.read(log.header["command"]), self.plan
+        pairs = [("recipe", there.args.recipe, here.args.recipe),
                  ("stages", _stages(there.overrides), _stages(self.overrides))]
         for kind, ours in (("recipe", here.recipe.resolved()), ("track", asdict(here.track))):
             theirs = log.header[kind]

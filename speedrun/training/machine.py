@@ -11,7 +11,7 @@ import numpy
 import torch
 from torch.nn.attention import SDPBackend
 
-from speedrun.log.command import command_line
+from speedrun.log.command import Command
 from speedrun.log.format import now, sums
 from speedrun.log.writer import LogWriter
 from speedrun.text import source_text
@@ -139,6 +139,6 @@ def write_header(log: LogWriter, root: Path, world_size: int, machine: dict, arg
     sources = loaded_sources(root)
     for path, text in sources.items():
         log.source(path, text)
-    log.event("run", started=now(), command=command_line(argv), seeds=seeds, track=track, recipe=recipe,
+    log.event("run", started=now(), command=Command(argv).logged(), seeds=seeds, track=track, recipe=recipe,
               sha256=sums(sources, track, recipe, data), data=data, world_size=world_size,
               **software(), hardware=machine, git=git_state(root))

@@ -4,22 +4,19 @@ from pathlib import Path
 
 from optimizers.recipes import with_field
 from speedrun.cli import Refusal, near
+from speedrun.log.command import split_overrides
 
 
 def read_overrides(rest: list[str], flags: list[str]) -> list[tuple[str, str, str]]:
     """(kind, dotted field, text) of each `--recipe.field text` or `--track.field=text`; Refusal for anything
     else, which names the near ones among the known `flags`."""
-    found, rest = [], list(rest)
-    while rest:
-        flag, equals, text = rest.pop(0).partition("=")
-        kind, _, dotted = flag.removeprefix("--").partition(".")
-        if not flag.startswith("--") or kind not in ("recipe", "track") or not dotted:
-            field = f"--recipe.{flag.lstrip('-')}"
-            hint = f"did you mean {field}?" if field in flags else near(flag, flags)
-            raise Refusal(f"unknown argument {flag!r}; {hint}", code=2)
-        if not equals and (not rest or rest[0].startswith("--")):
+    found, others = split_overrides(rest)
+    for flag, is_field in others[:1]:
+        if is_field:
             raise Refusal(f"{flag} needs a value", code=2)
-        found.append((kind, dotted, text if equals else rest.pop(0)))
+        field = f"--recipe.{flag.lstrip('-')}"
+        hint = f"did you mean {field}?" if field in flags else near(flag, flags)
+        raise Refusal(f"unknown argument {flag!r}; {hint}", code=2)
     return found
 
 

@@ -9,7 +9,8 @@ from data import shards
 from optimizers import RECIPES, Recipe, resolve
 from speedrun import ROOT
 from speedrun.cli import Parser, Refusal, near
-from tracks import FINEWEB, PRESETS, TRACKS, Track
+from speedrun.log.command import add_flags
+from tracks import PRESETS, TRACKS, Track
 
 from .overrides import apply_overrides, read_overrides
 from .world import ALONE, World
@@ -35,24 +36,7 @@ class Plan:
 def parse(argv: list[str]) -> Plan:
     """The plan of a command line; Refusal (exit 2) for one that cannot be."""
     parser = Parser(prog="train_gpt.py", description=DESCRIPTION, epilog=EXAMPLE)
-    add = parser.add_argument
-    add("--track", help=f"{', '.join([*TRACKS, *PRESETS])} (default: {FINEWEB.name} on CUDA; laptop)")
-    add("--recipe", default="aurora", help=f"{', '.join(RECIPES)} (default: aurora)")
-    add("--seeds", type=int, nargs="+", default=[0], metavar="K", help="declared before the run")
-    add("--steps", type=int, metavar="N", help="stop early; the schedule stays as it is")
-    add("--log-dir", type=Path, metavar="D", help="default: logs/<time>_<track>_<recipe>")
-    add("--data-dir", type=Path, metavar="D", help="the folder of the shards")
-    add("--val-every", type=int, metavar="N", help="validate every N steps too, off the clock")
-    add("--checkpoint-every", type=int, default=250, metavar="N", help="steps, off the clock (default: 250)")
-    add("--resume", type=Path, metavar="D", help="go on with the run that stopped in this log folder")
-    add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-    add("--fast", action="store_true", help="chunked loss, one compiled block, overlap; see docs/speed.md")
-    add("--save", action="store_true", help="write the final weights of each seed")
-    add("--wandb", action="store_true", help="log to Weights & Biases too")
-    add("--allow-custom", action="store_true", help="allow --track.FIELD; on no board")
-    add("--dry-run", action="store_true", help="say what would run, and stop")
-    add("--list", action="store_true", help="list tracks and recipes, and stop")
-    add("--json", action="store_true", help="print one JSON object; progress goes to stderr")
+    add_flags(parser, recipes=", ".join(RECIPES))
     args, rest = parser.parse_known_args(argv, argparse.Namespace(argv=argv))
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():

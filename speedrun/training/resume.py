@@ -2,12 +2,12 @@
 import hashlib
 import json
 import os
-import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from speedrun.cli import Refusal
+from speedrun.log.command import Command
 from speedrun.log.folder import the_log
 from speedrun.log.format import Log, digest
 from speedrun.log.reader import read_log
@@ -62,21 +62,20 @@ def unfinished(folder: Path) -> Log:
 
 
 def arguments(folder: Path) -> list[str]:
-    """The arguments of the run in `folder`, but those that name the user's own folders."""
+    """The arguments of the run in `folder`, but those that name the user's own folders. Refusal where this
+    train_gpt.py does not know them."""
     path = the_log(folder)
-    try:
-        words = shlex.split(str(read_log(path).header.get("command", "")))[1:]
-    except ValueError as error:
-        raise Refusal(f"--resume {folder}: the command in {path.name} cannot be read ({error}); start a new "
-                      "run") from None
-    at = [i for i, word in enumerate(words) if word in ("--log-dir", "--data-dir")]
-    return [word for i, word in enumerate(words) if i not in at and i - 1 not in at]
+    command = Command.read(str(read_log(path).header.get("command", "")))
+    if command.wrong:
+        raise Refusal(f"--resume {folder}: the command in {path.name} cannot be read ({command.wrong}); "
+                      "start a new run")
+    return list(command.without_folders().words)
 
 
 def plan_of(parse, argv: list[str]):
-    """train_gpt.parse(argv); with --resume, of the arguments of that run and of `argv` behind them. Refusal
-    where a --log-dir names another folder than --resume, and where the run began with another --val-every
-    (its log's grid would not stand) or --fast (its log would not tell)."""
+    """train_gpt.parse(argv); with --resume, of the arguments of that run and then of `argv`. Refusal where a
+    --log-dir names another folder than --resume, and where a flag changes that may change a loss and that no
+    header holds: --val-every (the log would not keep to its grid), --fast (it would not tell)."""
     plan = parse(argv)
     there, named = plan.args.resume, plan.args.log_dir
     if there and named and there.absolute() != named.absolute():
@@ -85,14 +84,11 @@ def plan_of(parse, argv: list[str]):
     if not there:
         return plan
     unfinished(there)
-    words = arguments(there)
-    begun, plan = parse([*words, "--device", plan.device]).args, parse([*words, *argv])
-    for flag in ("val_every", "fast"):
-        if getattr(begun, flag) != getattr(plan.args, flag):
-            name = flag.replace("_", "-")
-            raise Refusal(f"--resume {there}: --{name} cannot change within a run; leave it out, and the run "
-                          "goes on as it began", code=2)
-    return plan
+    begun = Command(arguments(there))
+    if changed := begun.differs(now := begun.plus(*argv)):
+        raise Refusal(f"--resume {there}: {changed} cannot change within a run; leave it out, and the run "
+                      "goes on as it began", code=2)
+    return parse(list(now.words))
 
 
 def resume(folder: Path, root: Path, header: dict) -> tuple[Start, Log]:

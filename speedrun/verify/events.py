@@ -114,7 +114,7 @@ def expected_steps(run: LoggedRun, every: int | None = None) -> list[int]:
 
 def grid(run: LoggedRun):
     """Each seed is validated at exactly the steps of the track's grid, and at those of --val-every."""
-    steps, every = run.recipe.steps, run.asked.val_every
+    steps, every = run.recipe.steps, run.command.args.val_every
     expected = expected_steps(run, every if every and every > 0 else None)
     for seed, points in run.log.series.items():
         for point in points:

@@ -61,7 +61,7 @@ def hashes(run: LoggedRun):
 
 def track(run: LoggedRun):
     """An official track is this checkout's, field by field; what the command overrides is custom."""
-    name, overridden = run.track.name, any(kind == "track" for kind, _, _ in run.asked.overrides)
+    name, overridden = run.track.name, any(kind == "track" for kind, _, _ in run.command.overrides)
     if not run.official:
         if name in TRACKS and not overridden:
             yield run.line, f"the command does not override the track {name}, and yet it is called custom"
@@ -79,15 +79,15 @@ def track(run: LoggedRun):
 
 def command(run: LoggedRun):
     """Seeds, track and recipe are those that the command asks for, overrides included."""
-    header, asked = run.header, run.asked
+    header, asked = run.header, run.command
     if asked.wrong:
         yield run.line, f"the command cannot be read: {short(asked.wrong)}"
         return
-    name = asked.recipe + "".join(f"+{field}={text}" for kind, field, text in asked.overrides
+    name = asked.args.recipe + "".join(f"+{field}={text}" for kind, field, text in asked.overrides
                                   if kind == "recipe")
-    for what, there, want in (("seeds", header["seeds"], asked.seeds),
+    for what, there, want in (("seeds", header["seeds"], asked.args.seeds),
                               ("recipe", run.recipe.name, name),
-                              ("track", run.track.name, asked.track or run.track.name)):
+                              ("track", run.track.name, asked.args.track or run.track.name)):
         if there != want:
             said = printable(there)
             yield run.line, f"{what}: the command asks for {printable(want)}, the header has {said}"
@@ -105,7 +105,7 @@ def recipe(run: LoggedRun):
     """Where the optimizers are this checkout's, the recipe is what they make of the command."""
     sources = run.log.sources
     ours = [path for path in sources if path.startswith("optimizers/")]
-    if run.asked.wrong or "optimizers/recipes.py" not in ours or any(here(p) != sources[p] for p in ours):
+    if run.command.wrong or "optimizers/recipes.py" not in ours or any(here(p) != sources[p] for p in ours):
         return
     try:  # here alone: the other rules need no torch, which these load
         from optimizers import resolve
@@ -113,8 +113,8 @@ def recipe(run: LoggedRun):
     except ImportError:
         return
     try:
-        made = resolve(run.asked.recipe, run.track.name)
-        for kind, field, text in run.asked.overrides:
+        made = resolve(run.command.args.recipe, run.track.name)
+        for kind, field, text in run.command.overrides:
             made = override(made, kind, field, text) if kind == "recipe" else made
     except (KeyError, Refusal) as error:
         yield run.line, f"the optimizers of this log know no such recipe: {printable(error)}"
