@@ -19,6 +19,7 @@ from pathlib import Path
 from speedrun import launch
 from speedrun.cli import Refusal
 from speedrun.log.command import Command
+from speedrun.log.folder import logs_in
 from speedrun.log.reader import read_log
 from speedrun.log.upstream import parse
 from speedrun.text import printable
@@ -97,7 +98,7 @@ def run_ours(root: Path, words: list[str], length: Length, processes: int, folde
                                 overrides=[("track", "val_tokens", length.val_tokens)]).words
     code, why = launch.run(launch.command_words(root / "train_gpt.py", words, processes), Path.cwd(),
                            lambda line: None)
-    logs = list(folder.glob("*.txt"))
+    logs = logs_in(folder)
     if code or not logs:
         raise Refusal(f"{what} failed: {why}")
     return check(next(iter(read_log(logs[0]).series.values())), length, what)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speedrun.cli import Refusal
-from speedrun.log.folder import FOLDER_NAME
+from speedrun.log.folder import FOLDER_NAME, SUFFIXES
 from speedrun.stats import intervals, rule
 from speedrun.stats.crossing import crossing_step, mean_crossing
 from speedrun.text import printable
 from speedrun.verify.claim import machine, track_series
-from speedrun.verify.folder import LOGS, author, runs
+from speedrun.verify.folder import author, runs
 from speedrun.verify.verdict import judge_record
 from tracks import TRACKS
 
@@ -56,7 +56,7 @@ def record_folders(root: Path) -> list[Path]:
     found = []
     for top, _, names in os.walk(root):
         parts = Path(top).relative_to(root).parts
-        holds = any(Path(name).suffix in LOGS for name in names)
+        holds = any(Path(name).suffix in SUFFIXES for name in names)
         named = 0 < len(parts) <= 2 and FOLDER_NAME.fullmatch(parts[-1])
         if named or (holds and (not parts or parts[0] in TRACKS)):
             found.append(Path(top))

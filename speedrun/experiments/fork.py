@@ -21,7 +21,7 @@ import train_gpt
 from optimizers import Recipe, TailAverage, build_optimizers
 from speedrun.cli import Refusal
 from speedrun.log.command import Command
-from speedrun.log.folder import the_log
+from speedrun.log.folder import checkpoint_name, the_log
 from speedrun.log.format import Log, digest, now, sums
 from speedrun.log.reader import read_log
 from speedrun.log.writer import LogWriter
@@ -147,7 +147,7 @@ class Trunk:
 
     def checkpoint(self) -> tuple[dict, dict]:
         """(about, tensors) at the fork. Refusal where the checkpoint is missing or damaged."""
-        path = self.folder / f"checkpoint_000_{self.at:07d}.json"
+        path = self.folder / f"{checkpoint_name(0, self.at)}.json"
         try:
             about, tensors = checkpoint.load(path)
             of = about["seed"], about["step"], about["identity"]

@@ -5,6 +5,18 @@ from pathlib import Path
 
 from speedrun.cli import Refusal
 
+SUFFIXES = (".txt", ".gz", ".xz")          # of logs; a run's own ends in .txt
+BESIDE = (".md", ".json", ".png")          # of what may lie beside the logs of a record
+FOLDER_NAME = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})_(.+)")  # of a record
+ABOUT = "record.json"                      # what its logs cannot say: {"author": "..."}
+LOCK, RUN_ID = ".lock", ".run_id"          # the trainer's own: held while it runs; torchrun's id of the run
+CHECKPOINT = re.compile(r"checkpoint_(\d+)_(\d+)\.(?:json|pt)")
+
+
+def checkpoint_name(number: int, step: int) -> str:
+    """The name of the checkpoint of the `number`-th seed declared, before `step`; without a suffix."""
+    return f"checkpoint_{number:03d}_{step:07d}"
+
 
 def lock_folder(folder: Path):
     """Make `folder`, lock it until the returned file is closed or the process ends.
@@ -13,7 +25,7 @@ def lock_folder(folder: Path):
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "w")
+        lock = open(folder / LOCK, "w")
     except OSError as error:
         raise Refusal(f"cannot write in the log folder {folder} ({error.strerror}); "
                       "choose another with --log-dir") from None
@@ -30,7 +42,10 @@ def lock_folder(folder: Path):
                       "another --log-dir")
     return lock
 
-CHECKPOINT = re.compile(r"checkpoint_(\d+)_(\d+)\.(?:json|pt)")
+
+def logs_in(folder: Path) -> list[Path]:
+    """The logs that runs wrote in `folder`."""
+    return sorted(folder.glob("*.txt"))
 
 
 def the_log(folder: Path) -> Path:
@@ -38,12 +53,8 @@ def the_log(folder: Path) -> Path:
     if not folder.is_dir():
         what = "is a file; name the folder it lies in" if folder.exists() else "there is no such folder"
         raise Refusal(f"--resume {folder}: {what}", code=2)
-    logs = sorted(folder.glob("*.txt"))
+    logs = logs_in(folder)
     if len(logs) != 1:
         raise Refusal(f"--resume {folder}: it holds {len(logs)} logs (*.txt), not one; name the --log-dir "
                       "of a run", code=2)
     return logs[0]
-
-SUFFIXES = (".txt", ".gz", ".xz")
-FOLDER_NAME = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})_(.+)")
-ABOUT = "record.json"  # what a record's folder may say that its logs cannot: {"author": "..."}

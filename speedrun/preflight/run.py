@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from speedrun.cli import Refusal, go_on
-from speedrun.log.folder import lock_folder
+from speedrun.log.folder import LOCK, lock_folder, logs_in
 from speedrun.training.machine import attention_backend
 from speedrun.training.world import World
 
@@ -134,7 +134,7 @@ def folder(plan) -> list[Finding]:
     place = existing(wanted)
     try:
         tempfile.TemporaryFile(dir=place).close()
-        if (wanted / ".lock").exists():
+        if (wanted / LOCK).exists():
             lock_folder(wanted).close()
     except OSError as error:
         return [Finding("stop", "folder", f"cannot write in the log folder {wanted} ({error.strerror})",
@@ -142,7 +142,7 @@ def folder(plan) -> list[Finding]:
     except Refusal as refusal:
         what, _, fix = str(refusal).rpartition("; ")
         return [Finding("stop", "folder", what, "the run would not start", fix)]
-    if not plan.args.resume and any(wanted.glob("*.txt")):
+    if not plan.args.resume and logs_in(wanted):
         return [Finding("stop", "folder", f"the log folder {wanted} holds a run already",
                         "the run would not start", f"go on with it by `{go_on(wanted)}`, or {fix}")]
     return [Finding("ok", "folder", f"{wanted} can be written, and no other run holds it")]

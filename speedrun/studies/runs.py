@@ -17,7 +17,7 @@ import torch
 from speedrun import ROOT, launch
 from speedrun.cli import Refusal, stop_signals
 from speedrun.log.command import Command
-from speedrun.log.folder import lock_folder
+from speedrun.log.folder import lock_folder, logs_in
 from speedrun.log.reader import read_log
 from speedrun.text import printable, source_text, without_folders
 
@@ -176,7 +176,7 @@ def run_missing(study: Study, places: list[dict], work: Path, data_dir: Path | N
         nonlocal done
         done += 1
         if code:
-            logs = list(task.folder.glob("*.txt"))
+            logs = logs_in(task.folder)
             if not logs or read_log(logs[0]).status != "diverged":
                 raise Refusal(f"{task.name} failed: {said(task)}; mend it and run the same command again")
             diverged.append(f"{task.name} diverged: {said(task)}")
@@ -195,7 +195,7 @@ def run_missing(study: Study, places: list[dict], work: Path, data_dir: Path | N
 def _keep(study: Study, task: Task) -> float:
     """Move the log of a run that ended well to its place; its final loss. Refusal where it is none of its
     cell, or trained other code than the cell's other seeds."""
-    text = next(task.folder.glob("*.txt"))
+    text = logs_in(task.folder)[0]
     log, path = read_log(text), study.path(task.cell, task.seed)
     if why := task.cell.misfit(log):
         raise Refusal(f"{task.name} made a log that does not fit: {why}; it is {printable(text)}")

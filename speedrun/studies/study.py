@@ -13,11 +13,11 @@ import train_gpt
 from optimizers import RECIPES, resolve
 from speedrun.cli import Refusal, near
 from speedrun.log.command import Command
+from speedrun.log.folder import SUFFIXES
 from speedrun.log.format import Log
 from speedrun.log.header import misfits
 from speedrun.log.reader import read_log
 from speedrun.text import printable
-from speedrun.verify.folder import LOGS
 
 
 @dataclass
@@ -152,7 +152,7 @@ class Study:
     def logs(self, cell: Cell) -> list[Path]:
         """Of the cell's seeds that are done; all that there are, where they were made elsewhere."""
         if cell.logs is not None:
-            return sorted(path for path in cell.logs.glob("*") if path.suffix in LOGS)
+            return sorted(path for path in cell.logs.glob("*") if path.suffix in SUFFIXES)
         return [path for seed in cell.seeds if (path := self.path(cell, seed)).exists()]
 
     def missing(self) -> list[tuple[Cell, int]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data import shards
 from speedrun.cli import Refusal, go_on
-from speedrun.log.folder import lock_folder
+from speedrun.log.folder import lock_folder, logs_in
 from speedrun.log.format import digest
 from speedrun.log.writer import LogWriter
 
@@ -63,7 +63,7 @@ def _new(run, root: Path, machine: dict) -> Opened:
     if run.world.rank != 0:
         return opened
     opened.lock = lock_folder(opened.folder)
-    if any(opened.folder.glob("*.txt")):
+    if logs_in(opened.folder):
         raise Refusal(f"the log folder {opened.folder} holds a run already; resume it by "
                       f"{go_on(opened.folder)}, or name a new --log-dir")
     header = run_header(plan, run.train, run.val)

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from speedrun.cli import Refusal, go_on
-from speedrun.log.folder import CHECKPOINT
+from speedrun.log.folder import CHECKPOINT, checkpoint_name
 from speedrun.log.format import digest
 
 KEEP = 2
@@ -75,7 +75,7 @@ def save(folder: Path, number: int, about: dict, tensors: dict) -> str:
     buffer = io.BytesIO()
     torch.save(tensors, buffer)
     data = buffer.getbuffer()
-    path = folder / f"checkpoint_{number:03d}_{about['step']:07d}.pt"
+    path = folder / f"{checkpoint_name(number, about['step'])}.pt"
     about = dict(about, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
     _write(path, data)
     _write(path.with_suffix(".json"), json.dumps(dict(about, check=digest(about))).encode())

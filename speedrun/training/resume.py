@@ -8,7 +8,7 @@ from pathlib import Path
 
 from speedrun.cli import Refusal
 from speedrun.log.command import Command
-from speedrun.log.folder import the_log
+from speedrun.log.folder import RUN_ID, logs_in, the_log
 from speedrun.log.format import Log, digest
 from speedrun.log.reader import read_log
 from speedrun.text import source_text
@@ -140,10 +140,10 @@ def folder_of_restart(root: Path, log_dir: Path | None) -> Path | None:
         return None
     if log_dir is None:
         run_id = os.environ.get("TORCHELASTIC_RUN_ID", "")
-        marked = [path.parent for path in root.glob("logs/*/.run_id") if path.read_text() == run_id
-                  and not any(read_log(log).status == "complete" for log in path.parent.glob("*.txt"))]
+        marked = [path.parent for path in root.glob(f"logs/*/{RUN_ID}") if path.read_text() == run_id
+                  and not any(read_log(log).status == "complete" for log in logs_in(path.parent))]
         log_dir = max(marked, default=None)
-    if log_dir is None or not any(log_dir.glob("*.txt")):
+    if log_dir is None or not logs_in(log_dir):
         return None  # it died before it had a log
     rank0 = int(os.environ.get("RANK", 0)) == 0
     try:
@@ -161,4 +161,4 @@ def folder_of_restart(root: Path, log_dir: Path | None) -> Path | None:
 def mark(folder: Path) -> None:
     """Note torchrun's run id, so that a restart finds this folder."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        (folder / ".run_id").write_text(os.environ["TORCHELASTIC_RUN_ID"])
+        (folder / RUN_ID).write_text(os.environ["TORCHELASTIC_RUN_ID"])

@@ -9,8 +9,6 @@ from speedrun.log.format import Log
 from speedrun.text import plain_json, printable, read_text
 from tracks import TRACKS
 
-LOGS, BESIDE = (".txt", ".gz", ".xz"), (".md", ".json", ".png")
-
 
 def together(folder: Path, logs: list[Log]):
     """(rule, what) of each way in which logs that stand are not the runs of one record."""

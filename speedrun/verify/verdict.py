@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from speedrun.cli import Refusal
-from speedrun.log.folder import CHECKPOINT, FOLDER_NAME
+from speedrun.log.folder import BESIDE, CHECKPOINT, FOLDER_NAME, LOCK, RUN_ID, SUFFIXES
 from speedrun.log.format import Log
 from speedrun.log.header import misfits
 from speedrun.log.reader import read_log
@@ -19,7 +19,7 @@ from speedrun.text import printable
 
 from . import events, header
 from .claim import claim, shortfall
-from .folder import BESIDE, LOGS, place, runs, together
+from .folder import place, runs, together
 
 RULES = header.RULES | events.RULES
 MOST_FAILURES = 20  # of one rule in one log
@@ -93,16 +93,16 @@ def judge_record(folder: Path) -> Verdict:
     claims nothing, and may hold weights and outputs.
     """
     logs, failures = [], []
-    record = FOLDER_NAME.fullmatch(folder.resolve().name) or not (folder / ".lock").exists()
+    record = FOLDER_NAME.fullmatch(folder.resolve().name) or not (folder / LOCK).exists()
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name in (".lock", ".run_id") or CHECKPOINT.fullmatch(entry.name):  # the trainer's own
+        if entry.name in (LOCK, RUN_ID) or CHECKPOINT.fullmatch(entry.name):  # the trainer's own
             continue
         suffix = Path(entry.name).suffix
         file = entry.is_file(follow_symlinks=False)
-        if suffix in LOGS and not file or record and not (file and suffix in LOGS + BESIDE):
+        if suffix in SUFFIXES and not file or record and not (file and suffix in SUFFIXES + BESIDE):
             failures.append(Failure(entry.path, 0, "folder", "a record folder holds logs (.txt, .gz, .xz), "
                                     ".md, .json and .png files, and nothing else"))
-        elif suffix in LOGS:
+        elif suffix in SUFFIXES:
             log, wrong = _read(Path(entry.path))
             failures += wrong
             logs += [log] if not wrong else []
@@ -121,7 +121,7 @@ def find(path: Path) -> list[Verdict]:
     """The verdicts on a log, on a record folder, or on every record folder at and below a folder."""
     if not path.is_dir():
         return [judge_log(path)]
-    folders = [Path(top) for top, _, names in os.walk(path) if any(Path(n).suffix in LOGS for n in names)]
+    folders = [Path(top) for top, _, names in os.walk(path) if any(Path(n).suffix in SUFFIXES for n in names)]
     verdicts = [judge_record(folder) for folder in sorted(folders)]
     owners: dict = {}
     for verdict in verdicts:
