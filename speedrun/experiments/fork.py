@@ -1,218 +1,176 @@
-"""Forks: runs that share their first steps are trained once up to there, and then each goes on by itself.
+#!/usr/bin/env python3
+"""Train what recipes share once, continue it under each of them, and test the differences, paired by seed.
 
-    DIR/seed0             the trunk: a run of the first variant, with a checkpoint at the step of the fork
-    DIR/seed0_VARIANT     goes on from that checkpoint; a `fork` event in its log says so
-
-A fork's folder is that of a run that stopped at the step of the fork, so that `train_gpt.py --resume` trains
-the rest. All the variants see the same weights, optimizer states and data up to there, so what they end with
-is what full runs of theirs end with (on the CPU to the digit), and the runs of one seed are paired.
+For each seed a trunk, a run of the first variant, is trained up to step --at, where it leaves a checkpoint;
+each variant goes on from there to its end. The variants may differ in what acts behind that step alone: the
+schedule (cooldown_frac, schedule_steps, steps) and the start of a tail average. Every run is a process of
+train_gpt.py with a log of its own in DIR. What is done already is kept: run the same command again after an
+interruption, or with more seeds or variants. Further arguments go to every train_gpt.py.
 """
-import hashlib
-import os
-import re
 import shutil
-import time
-from dataclasses import asdict, dataclass
+import sys
 from pathlib import Path
 
-import torch
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import train_gpt
-from optimizers import Recipe, TailAverage, build_optimizers
-from speedrun.cli import Refusal
+try:
+    import torch
+except ImportError as missing:
+    sys.exit(f"fork.py: {missing}; run scripts/setup.sh and then .venv/bin/python scripts/fork.py")
+
+from speedrun import ROOT, launch
+from speedrun.cli import Parser, Refusal, command, print_json
+from speedrun.experiments.fork import Trunk, Variant, differs, own_header, prepare, read_variant, resumable
+from speedrun.experiments.fork_figures import lines, weigh
 from speedrun.log.command import Command
-from speedrun.log.folder import checkpoint_name, the_log
-from speedrun.log.format import Log, digest, now, sums
+from speedrun.log.folder import lock_folder, the_log
+from speedrun.log.format import Log
 from speedrun.log.reader import read_log
-from speedrun.log.writer import LogWriter
-from speedrun.training import checkpoint, resume
-from speedrun.training.begin import run_header
 
-SCHEDULE = ("steps", "schedule_steps", "cooldown_frac", "warmup_steps")  # act through lr_factor alone
-NAME = re.compile(r"[\w.+=-]+", re.ASCII)  # what a variant's folder may be called
-
-
-@dataclass
-class Variant:
-    """A recipe with overrides, "aurora+cooldown_frac=0.5", and what it means on the track of the fork."""
-
-    name: str
-    recipe: str
-    overrides: list[tuple[str, str]]
-    plan: train_gpt.Plan
-
-    def words(self, without: tuple = ()) -> list[str]:
-        """Its arguments for train_gpt.py, but the overrides of the fields `without`."""
-        fields = [("recipe", field, text) for field, text in self.overrides if field not in without]
-        return list(Command().plus(recipe=self.recipe, overrides=fields).words)
-
-
-def read_variant(text: str, common: list[str], seeds: list[int]) -> Variant:
-    """The variant that `text` names, run with the further arguments `common`. Refusal (exit 2)."""
-    recipe, *changes = re.split(r"\+(?=[A-Za-z_][\w.]*=)", text)
-    if not NAME.fullmatch(text) or "=" in recipe:
-        raise Refusal(f"--variants {text!r}: write a recipe and its overrides like "
-                      "aurora+cooldown_frac=0.5+aux.head_lr=0.005", code=2)
-    found = Variant(text, recipe, [tuple(change.split("=", 1)) for change in changes], None)
-    found.plan = train_gpt.parse(list(Command(found.words()).plus(*common, seeds=seeds).words))
-    return found
-
+EXAMPLE = """examples:
+  python scripts/fork.py --trunk logs/cooldown --at 90 --track laptop \\
+      --variants aurora aurora+cooldown_frac=0.5 --seeds 0 1 2 3 4
+  python scripts/fork.py --trunk logs/cooldown --at 970 --variants aurora aurora+cooldown_frac=0.6 --nproc 8
+"""
+OURS = ("--recipe", "--log-dir", "--resume", "--list", "--dry-run", "--help")  # not for every train_gpt.py
 
 ########################################
-#        What recipes have in common   #
+#            Command line              #
 ########################################
 
 
-def differs(there: Recipe, here: Recipe, at: int) -> str | None:
-    """What in the first `at` steps keeps two recipes from sharing them, None where nothing does.
-
-    The fields of the schedule may differ while every learning rate before step `at` is the same, and so may
-    tail averages that begin behind it; nothing else may.
-    """
-    if found := resume.difference(_early(there, at), _early(here, at)):
-        return found[0]
-    for which, name in (("hidden matrices", "cooldown_frac"), ("auxiliary AdamW", "aux_cooldown_frac")):
-        shares = [getattr(recipe, name) for recipe in (there, here)]
-        for step in range(at):
-            a, b = (train_gpt.lr_factor(step, r, share) for r, share in zip((there, here), shares))
-            if a != b:
-                return f"the lr of the {which} at step {step}: {a:.6g} of its peak there, {b:.6g} here"
-    return None
-
-
-def _early(recipe: Recipe, at: int) -> dict:
-    """The fields of a recipe that act before step `at`, but through lr_factor; lists by number."""
-    found = recipe.resolved()
-    found["wrappers"] = [repr(wrapper) for wrapper in recipe.wrappers if not _waits(wrapper, at)]
-    found["aux"] = {name: value for name, value in found["aux"].items() if name != "cooldown_frac"}
-    return {name: dict(enumerate(value)) if isinstance(value, list) else value
-            for name, value in found.items() if name not in ("name", "note", *SCHEDULE)}
-
-
-def _waits(wrapper, at: int) -> bool:
-    """Has this wrapper no state yet, and no effect, when `at` steps are taken?"""
-    return isinstance(wrapper, TailAverage) and wrapper.first > at
+def parse(argv: list[str]):
+    """The arguments, with `common`: those of every train_gpt.py. Refusal (exit 2)."""
+    parser = Parser(prog="fork.py", description=__doc__, epilog=EXAMPLE)
+    add = parser.add_argument
+    add("--trunk", type=Path, required=True, metavar="DIR", help="the folder of the trunks and their forks")
+    add("--at", type=int, required=True, metavar="STEP", help="the step at which the variants part")
+    add("--variants", nargs="+", required=True, metavar="R", help="recipes, with overrides where wanted: "
+        "aurora+cooldown_frac=0.5; the others are compared with the first")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="K", help="default: 0 1 2")
+    add("--track", metavar="T", help="default: train_gpt.py's own")
+    add("--nproc", type=int, metavar="N", help="processes of each run (default: one a GPU; 1 on a CPU)")
+    add("--json", action="store_true", help="print one JSON object")
+    args, args.common = parser.parse_known_args(argv)
+    for word in args.common:
+        flag = word.split("=")[0]
+        if flag in OURS or flag.startswith("--recipe."):
+            raise Refusal(f"{flag} is not for all the runs; write what differs into the variants, like "
+                          "aurora+lr=0.02", code=2)
+    if args.track:
+        args.common = ["--track", args.track, *args.common]
+    if args.nproc is not None and args.nproc < 1:
+        raise Refusal(f"--nproc {args.nproc}: give at least 1", code=2)
+    if len(set(args.variants)) < max(2, len(args.variants)):
+        raise Refusal(f"--variants {' '.join(args.variants)}: name at least two, each once", code=2)
+    args.trunk = args.trunk.absolute()
+    return args
 
 
-def at_the_fork(tensors: dict, trunk: Recipe, plan: train_gpt.Plan, at: int) -> dict:
-    """The tensors of a trunk's checkpoint as `plan` goes on from them: of the param groups only their share
-    of the cooldown may differ, and wrappers that wait have taken `at` steps and keep nothing."""
-    with torch.device("meta"):
-        fresh = build_optimizers(train_gpt.GPT(plan.track.model), plan.recipe)
-    optimizers = []
-    for optimizer, state in zip(fresh, tensors["optimizers"], strict=True):
-        groups = [dict(group, cooldown_frac=new["cooldown_frac"]) for group, new in
-                  zip(state["param_groups"], optimizer.param_groups, strict=True)]
-        optimizers.append(dict(state, param_groups=groups))
-    kept = iter([state for wrapper, state in zip(trunk.wrappers, tensors["wrappers"], strict=True)
-                 if not _waits(wrapper, at)])
-    wrappers = [dict(step=at, state={}) if _waits(wrapper, at) else next(kept)
-                for wrapper in plan.recipe.wrappers]
-    return dict(tensors, optimizers=optimizers, wrappers=wrappers)
+def read_variants(args) -> list[Variant]:
+    """The variants, which agree up to step --at. Refusal (exit 2) that names where they do not."""
+    variants = [read_variant(text, args.common, args.seeds) for text in args.variants]
+    first = variants[0]
+    if args.nproc is None:
+        args.nproc = torch.cuda.device_count() if first.plan.device == "cuda" else 1
+    for variant in variants:
+        if not 0 < args.at < variant.plan.recipe.steps:
+            raise Refusal(f"--at {args.at}: {variant.name} takes {variant.plan.recipe.steps} steps; fork at "
+                          "a step between the first and the last", code=2)
+        if apart := differs(first.plan.recipe, variant.plan.recipe, args.at):
+            sooner = "fork earlier, or " * ("at step" in apart)
+            raise Refusal(f"{first.name} (there) and {variant.name} (here) differ before step {args.at}, "
+                          f"{apart}; {sooner}compare them by scripts/compare.py", code=2)
+    return variants
 
 
 ########################################
-#         Trunks and their forks       #
+#               The runs               #
 ########################################
 
 
-@dataclass
-class Trunk:
-    """A complete run with a checkpoint at the step of the fork."""
-
-    folder: Path
-    seed: int
-    at: int
-    log: Log
-    recipe: Recipe
-    sha256: str  # of its log
-
-    @classmethod
-    def of(cls, folder: Path, seed: int, at: int, first: Variant) -> "Trunk":
-        """The trunk in `folder`. Refusal where it is not one of this seed and track that `first` goes on
-        from at step `at`."""
-        path = the_log(folder)
-        log = read_log(path)
-        plan = train_gpt.parse(resume.arguments(folder))
-        apart = differs(plan.recipe, first.plan.recipe, at)
-        wrong = [what for here, what in (
-            (log.problems, "its log is damaged"), (log.status != "complete", f"it is {log.status}"),
-            (log.header.get("seeds") != [seed], f"it is not of seed {seed} alone"),
-            (plan.track != first.plan.track, f"it is of another track than {first.name}"),
-            (apart, f"{first.name} differs from it before step {at}, {apart}")) if here]
-        if wrong:
-            raise Refusal(f"the trunk {folder} cannot be used: {wrong[0]}; name another --trunk folder, or "
-                          f"delete {folder} and {folder}_* and run this again")
-        return cls(folder, seed, at, log, plan.recipe, hashlib.sha256(path.read_bytes()).hexdigest())
-
-    def checkpoint(self) -> tuple[dict, dict]:
-        """(about, tensors) at the fork. Refusal where the checkpoint is missing or damaged."""
-        path = self.folder / f"{checkpoint_name(0, self.at)}.json"
-        try:
-            about, tensors = checkpoint.load(path)
-            of = about["seed"], about["step"], about["identity"]
-            if of != (self.seed, self.at, digest(resume.identity(self.log.header, self.log.sources))):
-                raise ValueError("it is of another run")
-        except ValueError as error:
-            raise Refusal(f"the trunk's {path.stem} in {self.folder} cannot be used: {error}; delete that "
-                          f"folder and {self.folder}_* and run this again, or name another --trunk "
-                          "folder") from None
-        return about, tensors
-
-    def leads_to(self, log: Log, plan: train_gpt.Plan) -> bool:
-        """Does this log say that it goes on from here, under the recipe and on the track of `plan`?"""
-        said = [(data.get("sha256"), data.get("step")) for _, data in log.of_kind("fork")]
-        own = sums({}, asdict(plan.track), plan.recipe.resolved(), {})
-        theirs = log.header.get("sha256", {})
-        return said == [(self.sha256, self.at)] and all(theirs.get(name) == own[name]
-                                                        for name in ("track", "recipe"))
+def train(args, variant: Variant, command: Command, folder: Path, what: str) -> Log:
+    """Run the command for the run in `folder`; its log. Refusal where it fails."""
+    print(f"{what}: training", file=sys.stderr, flush=True)
+    if "resume" in command.given:  # else it is in `common`
+        command = command.plus(data_dir=variant.plan.args.data_dir)
+    with open(args.trunk / "output.log", "a", encoding="utf-8") as file:
+        code, why = launch.run(launch.command_words(ROOT / "train_gpt.py", command.words, args.nproc),
+                               Path.cwd(), file.write)
+    if code:
+        raise Refusal(f"{what} failed: {why}; what it printed is in {args.trunk / 'output.log'}, what is "
+                      "done is kept")
+    log = read_log(the_log(folder))
+    seed, = log.series
+    last = log.series[seed][-1]
+    print(f"{what}: val_loss {last.val_loss:.5f} at step {last.step}", file=sys.stderr, flush=True)
+    return log
 
 
-def own_header(plan: train_gpt.Plan) -> dict:
-    """What opening.run_header says of `plan`."""
-    return run_header(plan, *train_gpt.open_streams(plan))
+def grow(args, first: Variant, seed: int) -> Trunk:
+    """The trunk of a seed, trained where it is not there. Refusal where what is there is no such trunk."""
+    folder, what = args.trunk / f"seed{seed}", f"trunk of seed {seed}"
+    log = read_log(the_log(folder)) if any(folder.glob("*.txt")) else None
+    if log is not None and not log.header:  # killed within the header: nothing was trained
+        log.path.unlink()
+        log = None
+    if log is None:
+        # One step more than shared: the trainer keeps a checkpoint before a step, not behind the last.
+        train(args, first, Command(first.words(without=("steps",))).plus(
+            *args.common, seeds=[seed], steps=args.at + 1, checkpoint_every=often(args.at), log_dir=folder),
+              folder, what)
+    elif log.status != "complete":
+        train(args, first, Command().plus(resume=folder), folder, what)
+    return Trunk.of(folder, seed, args.at, first)
 
 
-def prepare(folder: Path, trunk: Trunk, plan: train_gpt.Plan, header: dict, world_size: int) -> None:
-    """Make `folder` that of a run of `plan` that stopped at the trunk's checkpoint: a log whose header says
-    what the rest is and where the trunk was trained, its `fork` event, and the checkpoint.
-
-    header: own_header(plan). Refusal where the trunk's data or checkpoint cannot be used, or the disk is
-    full.
-    """
-    data, theirs = header["data"], trunk.log.header["data"]
-    if data["val"] != theirs["val"] or data["train"][:len(theirs["train"])] != theirs["train"]:
-        raise Refusal(f"the trunk {trunk.folder} was trained on other shards than those in {plan.data_dir}; "
-                      "give its --data-dir")
-    about, tensors = trunk.checkpoint()
-    part = folder.with_name(folder.name + ".part")  # whole where it has its name
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    log = LogWriter(part / f"{time.strftime('%Y%m%d-%H%M%S')}_{plan.track.label}_{plan.recipe.name}.txt")
-    for path, text in trunk.log.sources.items():
-        log.source(path, text)
-    own = dict(header, sha256=sums(trunk.log.sources, header["track"], header["recipe"], data))
-    log.event("run", **{**trunk.log.header, **own, "started": now(), "world_size": world_size,
-                        "command": Command(plan.args.argv).logged()})
-    log.event("fork", trunk=trunk.log.path.name, sha256=trunk.sha256, step=trunk.at,
-              seconds=round(about["seconds"], 3))
-    os.close(log.file)
-    identity = digest(resume.identity(own, trunk.log.sources))
-    try:
-        checkpoint.save(part, 0, dict(about, identity=identity),
-                        at_the_fork(tensors, trunk.recipe, plan, trunk.at))
-    except Refusal as refusal:
-        raise Refusal(f"{str(refusal).split(';')[0]}; free space and run this again, what is done is "
-                      "kept") from None
-    part.rename(folder)
+def often(at: int) -> int:
+    """How many steps between a trunk's checkpoints, so that one is at step `at`."""
+    return max((every for every in range(50, 251) if at % every == 0), default=at)
 
 
-def resumable(folder: Path) -> bool:
-    """Has a fork's folder a whole checkpoint? Without one it would start from the initial weights."""
-    for path in folder.glob("checkpoint_*.json"):
-        try:
-            checkpoint.load(path)
-            return True
-        except ValueError:
-            continue
-    return False
+def go_on(args, variant: Variant, trunk: Trunk, headers: dict) -> Log:
+    """The log of a variant's complete run from the trunk. headers: variant -> fork.own_header, once made."""
+    seed, folder = trunk.seed, args.trunk / f"seed{trunk.seed}_{variant.name}"
+    what = f"{variant.name} of seed {seed}"
+    plan = read_variant(variant.name, args.common, [seed]).plan
+    if folder.exists():
+        log = read_log(the_log(folder))
+        if not trunk.leads_to(log, plan) or (log.status == "complete" and log.problems):
+            raise Refusal(f"{folder} holds another run than {variant.name} from step {trunk.at} of this "
+                          "trunk; name another --trunk folder, or delete it and run this again")
+        if log.status == "complete":
+            return log
+    if not (folder.exists() and resumable(folder)):
+        if variant.name not in headers:
+            headers[variant.name] = own_header(plan)
+        shutil.rmtree(folder, ignore_errors=True)
+        prepare(folder, trunk, plan, dict(headers[variant.name], seeds=[seed]), args.nproc)
+    log = train(args, variant, Command().plus(resume=folder), folder, what)
+    for path in folder.glob("checkpoint_*"):  # each is as large as the model; the trunk's stay
+        path.unlink()
+    return log
+
+
+@command
+def main(argv: list[str]) -> int:
+    """Train what is missing, and print what the runs show; the exit code is 0 whatever that is."""
+    args = parse(argv)
+    variants, headers = read_variants(args), {}
+    trunks, forks = {}, {variant.name: {} for variant in variants}
+    with lock_folder(args.trunk):
+        for seed in args.seeds:
+            trunk = grow(args, variants[0], seed)
+            trunks[seed] = trunk.log
+            for variant in variants:
+                forks[variant.name][seed] = go_on(args, variant, trunk, headers)
+    found = weigh(trunks, forks)
+    if args.json:
+        print_json(found)
+    else:
+        print("\n".join(lines(found)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
