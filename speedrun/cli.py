@@ -5,12 +5,14 @@ Exit codes: 0 done, 1 a check failed or the run could not go on, 2 the command l
 import argparse
 import difflib
 import functools
+import importlib.util
 import json
 import os
 import shlex
 import signal
 import sys
 import time
+from pathlib import Path
 
 
 class Refusal(Exception):
@@ -96,6 +98,17 @@ def command(main):
             return 130
 
     return wrapped
+
+
+def need(*packages: str) -> None:
+    """End the program with one line, in its own name, where one of these packages is not installed. For the
+    top of a script, before imports that would end in a traceback or in the words of another program."""
+    root, script = Path(__file__).resolve().parents[1], Path(sys.argv[0]).resolve()
+    for name in packages:
+        if importlib.util.find_spec(name) is None:
+            path = script.relative_to(root) if script.is_relative_to(root) else script.name
+            sys.exit(f"{script.name}: No module named {name!r}; run scripts/setup.sh and then "
+                     f".venv/bin/python {path}")
 
 
 def print_json(result: dict) -> None:
