@@ -7,30 +7,26 @@ mean that ends below the track's target is so by the track's rule. A record that
 custom track and an overridden recipe stand without a claim. Hashes and rules show that a log is consistent,
 not that it is true: a replay shows that.
 """
-import shlex
 import sys
-import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from speedrun import ROOT, launch
-from speedrun.cli import Parser, Refusal, command, print_json
-from speedrun.log.format import Log
-from speedrun.log.reader import read_log
-from speedrun.log.run import LoggedRun
+from speedrun.cli import Parser, Refusal, command, need, print_json
+
+need("numpy", "scipy")
+
+from speedrun.experiments.replay import TOLERANCE, rerun
 from speedrun.stats.planning import MOST_LOOKS, naive_error
 from speedrun.stats.rule import LEVEL
 from speedrun.text import printable
 from speedrun.verify.claim import shortfall
-from speedrun.verify.header import here
 from speedrun.verify.verdict import Failure, Verdict, find
 
 EXAMPLE = """examples:
   python scripts/verify.py records/
   python scripts/verify.py logs/20260131-120000_laptop_aurora/*.txt --rerun
 """
-TOLERANCE = 2e-3  # nats between two runs of one seed and code on CPUs of one kind, at every validation
 
 
 def summary(verdict: Verdict) -> str:
@@ -59,39 +55,6 @@ def peeking(looks: list[int]) -> str:
             f"error{error})")
 
 
-def rerun(path: Path) -> list[Failure]:
-    """Train the first seed of a `laptop` log again with this checkout's code, and compare the losses."""
-    log, where = read_log(path), printable(path, 400)
-    run = LoggedRun.of(log, 0)
-    if run.track.name != "laptop":
-        raise Refusal(f"{where}: --rerun trains on the CPU, so it takes logs of the laptop track, not "
-                      f"{printable(run.track.name, 40)}; see scripts/replay.py for the others")
-    for name, text in log.sources.items():
-        if here(name) != text:
-            raise Refusal(f"{where}: {name} in this log is not this checkout's, so a rerun would train "
-                          f"other code; run `python scripts/replay.py {shlex.quote(where)}`")
-    seed = log.header["seeds"][0]
-    print(f"training seed {seed} of {where} again", file=sys.stderr, flush=True)
-    words = run.command.training(track="laptop", seeds=[seed], device="cpu")
-    with tempfile.TemporaryDirectory() as folder:
-        words = launch.command_words(ROOT / "train_gpt.py", words.plus(log_dir=folder).words)
-        code, why = launch.run(words, Path(folder), lambda line: None)
-        if code:
-            raise Refusal(f"{where}: the rerun did not end well: {why}")
-        again = read_log(next(Path(folder).glob("*.txt"))).series[seed]
-    again = [point for point in again if point.step >= run.start[0]]  # a fork's log tells the rest alone
-    return _differences(log, seed, again)
-
-
-def _differences(log: Log, seed: int, again: list) -> list[Failure]:
-    for old, new in zip(log.series[seed], again, strict=True):
-        if not abs(old.val_loss - new.val_loss) <= TOLERANCE:
-            what = (f"seed {seed}, step {old.step}: the log has loss {old.val_loss:.5f}, the rerun "
-                    f"{new.val_loss:.5f}; {TOLERANCE} is allowed")
-            return [Failure(str(log.path), old.line, "rerun", what)]
-    return []
-
-
 @command
 def main(argv: list[str]) -> int:
     """Verdicts on stdout; the exit code."""
@@ -109,7 +72,8 @@ def main(argv: list[str]) -> int:
     verdicts = [verdict for path in args.paths for verdict in find(path)]
     for verdict in verdicts:
         if args.rerun and verdict.stands:
-            verdict.failures += rerun(verdict.path)
+            verdict.failures += [Failure(str(verdict.path), line, "rerun", what)
+                                 for line, what in rerun(verdict.path)]
     stands = all(verdict.stands for verdict in verdicts)
     if args.json:
         print_json(dict(stands=stands, verdicts=[

@@ -1,43 +1,28 @@
-#!/usr/bin/env python3
-"""Which of two runs of train_gpt.py is faster on this machine, and which ends at the lower loss?
+"""Pairs of runs, A B B A A B B A ...: which of the two is faster, and which ends at the lower loss?
 
-A and B are trained in turn, A B B A A B B A ..., so that a machine that warms up or slows down does so for
-both. Pair k trains seed k, unless both sides name the same --seeds. Times are of the training clock, which
-excludes warm-up and validation; an even number of pairs cancels a steady drift.
+Taken in turn, so that a machine that warms up or slows down does so for both sides; an even number of pairs
+cancels a steady drift. Times are of the training clock, which excludes warm-up and validation.
 """
 import shlex
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-
-from speedrun import ROOT
-
-try:
-    import numpy as np
-except ImportError as missing:
-    sys.exit(f"compare.py: {missing}; run scripts/setup.sh and then .venv/bin/python scripts/compare.py")
+import numpy as np
 
 import train_gpt
-from speedrun import launch
-from speedrun.cli import Parser, Refusal, command, print_json
+from speedrun import ROOT, launch
+from speedrun.cli import Refusal
 from speedrun.log.command import Command
+from speedrun.log.folder import logs_in
 from speedrun.log.format import Log
 from speedrun.log.reader import read_log
 from speedrun.stats import intervals
 from speedrun.stats.crossing import crossing_step
-from speedrun.stats.ratio import interval_of, order, time_ratio
-from speedrun.text import printable
+from speedrun.stats.ratio import interval_of, judged, order, time_ratio
 from speedrun.verify.claim import machine
 
-EXAMPLE = """examples:
-  python scripts/compare.py --a "--recipe aurora" --b "--recipe muon" --pairs 4
-  python scripts/compare.py --a "" --b "--recipe.lr 0.02" --pairs 6 --nproc 8 --out logs/lr
-"""
 OURS = ("--help", "--list", "--dry-run", "--json", "--log-dir", "--resume")  # what a side may not ask for
 
 ########################################
@@ -47,15 +32,15 @@ OURS = ("--help", "--list", "--dry-run", "--json", "--log-dir", "--resume")  # w
 
 @dataclass
 class Side:
-    """A or B: its words for train_gpt.py, and what they mean."""
+    """A or B: its command, and what that means."""
 
     name: str
-    words: list[str]
+    command: Command
     plan: train_gpt.Plan
 
     @property
     def names_seeds(self) -> bool:
-        return "seeds" in Command(self.words).given
+        return "seeds" in self.command.given
 
 
 @dataclass
@@ -99,7 +84,7 @@ def read_side(name: str, text: str) -> Side:
         for word in words:
             if word.split("=")[0] in OURS or word.startswith("-h"):
                 raise Refusal(f"{word} is not a side's; compare.py has --out, --json and --help of its own")
-        return Side(name, words, train_gpt.parse(words))
+        return Side(name, Command(words), train_gpt.parse(words))
     except (ValueError, Refusal) as error:
         raise Refusal(f"--{name.lower()}: {error}", code=2) from None
 
@@ -115,14 +100,15 @@ def check_sides(a: Side, b: Side) -> None:
         raise Refusal("A and B name different seeds; give both the same --seeds, or none", code=2)
 
 
-def train(args, runs: list[tuple[int, Side]]) -> list[Trained]:
-    """Train them one after the other; Refusal at the first that fails, or that trained other code."""
+def train(runs: list[tuple[int, Side]], out: Path, processes: int) -> list[Trained]:
+    """Train them one after the other, each with a log folder under `out`; Refusal at the first that fails, or
+    that trained other code."""
     done: list[Trained] = []
     for number, (pair, side) in enumerate(runs, 1):
-        folder = args.out / f"{number:02d}_{side.name.lower()}"
+        folder = out / f"{number:02d}_{side.name.lower()}"
         folder.mkdir(parents=True)
-        command = Command(side.words).plus(seeds=None if side.names_seeds else [pair], log_dir=folder)
-        words = launch.command_words(ROOT / "train_gpt.py", command.words, args.nproc)
+        command = side.command.plus(seeds=None if side.names_seeds else [pair], log_dir=folder)
+        words = launch.command_words(ROOT / "train_gpt.py", command.words, processes)
         with open(folder / "output.log", "w", encoding="utf-8") as file:
             code, why = launch.run(words, Path.cwd(), file.write)
         what = f"run {number} of {len(runs)} ({side.name}, pair {pair})"
@@ -138,7 +124,7 @@ def train(args, runs: list[tuple[int, Side]]) -> list[Trained]:
 
 def read_run(folder: Path, code: int, failure: str) -> Log:
     """The log of a run; Refusal, `failure` and the place of the log, where it did not end well."""
-    paths = list(folder.glob("*.txt"))
+    paths = logs_in(folder)
     if not paths:
         raise Refusal(f"{failure}; it left no log, what it printed is {folder / 'output.log'}")
     log = read_log(paths[0])
@@ -152,12 +138,20 @@ def read_run(folder: Path, code: int, failure: str) -> Log:
 ########################################
 
 
-def judged(found: dict, centre: float) -> str:
-    """below, above or open: where every interval of `found` lies beside `centre`."""
-    ends = [found[name] for name in ("low", "high", "t_low", "t_high") if name in found]
-    if None in ends:
-        return "open"
-    return "below" if max(ends) < centre else "above" if min(ends) > centre else "open"
+def compare(a: Side, b: Side, pairs: int, out: Path, processes: int = 1) -> dict:
+    """Train `pairs` runs of each side with their logs under `out`, a new folder; what they show, plain JSON.
+
+    Tells its progress on stderr. Refusal where the sides cannot be compared (exit 2), or a run fails.
+    """
+    check_sides(a, b)
+    runs = order(a, b, pairs)
+    for side in (a, b):
+        plan = side.plan
+        print(f"{side.name}: track {plan.track.label}, recipe {plan.recipe.name}, {plan.recipe.steps} steps",
+              file=sys.stderr)
+    turns = " ".join(side.name for _, side in runs)
+    print(f"{turns}: {len(runs)} runs, logs in {out}", file=sys.stderr, flush=True)
+    return dict(weigh(a, b, train(runs, out, processes)), out=str(out))
 
 
 def weigh(a: Side, b: Side, done: list[Trained]) -> dict:
@@ -171,7 +165,7 @@ def weigh(a: Side, b: Side, done: list[Trained]) -> dict:
     losses = {name: [mean(run.losses[seed] for run in runs if seed in run.losses) for seed in seeds]
               for name, runs in by_side.items()}
     found["loss"] = dict(intervals.paired(losses["A"], losses["B"]), seeds=seeds)
-    sides = {side.name.lower(): dict(arguments=shlex.join(side.words), recipe=side.plan.recipe.name,
+    sides = {side.name.lower(): dict(arguments=shlex.join(side.command.words), recipe=side.plan.recipe.name,
                                      steps=side.plan.recipe.steps, val_loss=mean(losses[side.name]),
                                      step_avg=mean(run.step_avg for run in by_side[side.name]))
              for side in (a, b)}
@@ -213,60 +207,3 @@ def lines(found: dict) -> list[str]:
     if a["steps"] != b["steps"]:
         out.append("A and B stop at different steps; each loss is that of its own last step")
     return [*out, f"verdict, for this machine alone: {found['verdict']}"]
-
-
-########################################
-#            Command line              #
-########################################
-
-
-def parse(argv: list[str]):
-    parser = Parser(prog="compare.py", description=__doc__, epilog=EXAMPLE)
-    add = parser.add_argument
-    for name in "ab":
-        add(f"--{name}", required=True, metavar='"ARGS"', help="arguments of train_gpt.py, in quotes")
-    add("--pairs", type=int, required=True, metavar="K", help="runs of each side")
-    add("--nproc", type=int, default=1, metavar="N", help="processes of each run (default: 1)")
-    add("--out", type=Path, metavar="D", help="a new folder for the logs (default: logs/compare_<time>)")
-    add("--json", action="store_true", help="print one JSON object")
-    joined, words = [], iter(argv)
-    for word in words:  # argparse takes `--a --recipe=muon` for two options
-        value = next(words, None) if word in ("--a", "--b") else None
-        joined.append(word if value is None else f"{word}={value}")
-    args = parser.parse_args(joined)
-    for name in ("pairs", "nproc"):
-        if getattr(args, name) < 1:
-            raise Refusal(f"--{name} {getattr(args, name)}: give at least 1", code=2)
-    args.out = (args.out or ROOT / "logs" / f"compare_{time.strftime('%Y%m%d-%H%M%S')}").absolute()
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise Refusal(f"--out {printable(args.out)} is there already, and nothing is resumed; name a new "
-                      "folder", code=2)
-    return args
-
-
-@command
-def main(argv: list[str]) -> int:
-    """Train the pairs and print what they show; the exit code is 0 whatever that is."""
-    args = parse(argv)
-    a, b = read_side("A", args.a), read_side("B", args.b)
-    check_sides(a, b)
-    runs = order(a, b, args.pairs)
-    turns = " ".join(side.name for _, side in runs)
-    for side in (a, b):
-        plan = side.plan
-        print(f"{side.name}: track {plan.track.label}, recipe {plan.recipe.name}, {plan.recipe.steps} steps",
-              file=sys.stderr)
-    print(f"{turns}: {len(runs)} runs, logs in {args.out}", file=sys.stderr, flush=True)
-    found = dict(weigh(a, b, train(args, runs)), out=str(args.out))
-    if args.json:
-        print_json(found)
-    else:
-        print("\n".join(lines(found)))
-        where = shlex.quote(str(args.out))
-        seeds = "" if a.names_seeds else f"; by seed: `scripts/stats.py pair --a {where}/*_a --b {where}/*_b`"
-        print(f"logs: {where}{seeds}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,9 +1,7 @@
-#!/usr/bin/env python3
-"""Tune lr and weight decay of recipes, one coordinate after the other, with equally many runs for each.
+"""Tunes lr and weight decay of a recipe, one coordinate after the other, with equally many runs for each.
 
-First every --lr at the first --weight-decay, then every other --weight-decay at the best lr. Each run is a
-process of train_gpt.py; validation is at the first and the last step only, which makes the runs `custom`.
-The table is written after every run, and runs that it already holds are not made again.
+First every lr at the first weight decay, then every other weight decay at the best lr. Each run is a process
+of train_gpt.py; validation is at the first and the last step only, which makes the runs `custom`.
 """
 import json
 import os
@@ -13,35 +11,54 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from speedrun import ROOT
-from speedrun.cli import Parser, Refusal, command, print_json
+from speedrun.cli import Refusal
 from speedrun.launch import command_words, environment
 from speedrun.log.command import Command
 from speedrun.log.format import digest
 from speedrun.studies.study import resolved
 from speedrun.text import without_folders
 
-EXAMPLE = """example:
-  python scripts/sweep.py --recipe muon --lr 0.02 0.04 --weight-decay 0.025 0 0.1 --out muon.json
-"""
-
-
 RARELY = [("track", "val_every", 10**6), ("track", "val_every_tail", 10**6)]
 
 
-def run_one(args, lr: float, weight_decay: float) -> dict:
-    """The mean final loss over the seeds at one point of the grid."""
-    command = Command().plus(
-        track=args.track, recipe=args.recipe, json=True, seeds=args.seeds, allow_custom=True,
-        data_dir=args.data_dir,
-        overrides=[("recipe", "lr", lr), ("recipe", "weight_decay", weight_decay), *RARELY])
-    words = command_words(ROOT / "train_gpt.py", command.words)
-    threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
-    env = {**environment(), "OMP_NUM_THREADS": threads}
-    done = subprocess.run(words, capture_output=True, text=True, env=env)
-    point = dict(lr=lr, weight_decay=weight_decay, seeds=args.seeds)
+def sweep(command: Command, lrs: list[float], weight_decays: list[float], out: Path, jobs: int = 1) -> dict:
+    """Tune the recipe of `command`, which has track, recipe, seeds and whatever else the runs share.
+
+    The table in `out` is written after every run, and runs that it holds already are not made again. At most
+    `jobs` of them run at a time and share the cores. Returns best (a row of the table) and runs.
+    Refusal where `out` is of another recipe, track or seeds, or cannot be written, or a run cannot start.
+    """
+    args = command.args
+    about = dict(track=args.track, recipe=args.recipe, fixed=fixed(args.recipe, args.track), seeds=args.seeds)
+    rows = held(out, about)
+    complete([(lr, weight_decays[0]) for lr in lrs], command, about, rows, out, jobs)
+    complete([(best(rows)["lr"], decay) for decay in weight_decays], command, about, rows, out, jobs)
+    return dict(best=best(rows), runs=len(rows))
+
+
+def complete(points: list[tuple], command: Command, about: dict, rows: list[dict], out: Path, jobs: int):
+    """Run the points that `rows` lacks, add their rows, and write the table after each."""
+    todo = [point for point in points if point not in {(row["lr"], row["weight_decay"]) for row in rows}]
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ThreadPoolExecutor(jobs) as pool:
+        for row in pool.map(lambda point: run_one(command, *point, threads), todo):
+            rows.append(row)
+            print(f"{about['recipe']}: lr {row['lr']} weight_decay {row['weight_decay']} "
+                  f"val_loss {row['val_loss']}", file=sys.stderr, flush=True)
+            table = dict(about, runs=len(rows), best=best(rows), rows=rows)
+            beside = out.with_name(out.name + ".part")
+            beside.write_text(json.dumps(table, indent=1) + "\n")
+            beside.replace(out)  # a kill leaves the table whole
+
+
+def run_one(command: Command, lr: float, weight_decay: float, threads: int) -> dict:
+    """The mean final loss over the seeds at one point of the grid, nats; None where a seed diverges."""
+    command = command.plus(json=True, allow_custom=True, overrides=[
+        ("recipe", "lr", lr), ("recipe", "weight_decay", weight_decay), *RARELY])
+    done = subprocess.run(command_words(ROOT / "train_gpt.py", command.words), capture_output=True, text=True,
+                          env={**environment(), "OMP_NUM_THREADS": str(threads)})
+    point = dict(lr=lr, weight_decay=weight_decay, seeds=command.args.seeds)
     if done.returncode:
         error = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         if "diverged" not in error:  # a run that diverges is a result: it loses
@@ -51,22 +68,6 @@ def run_one(args, lr: float, weight_decay: float) -> dict:
     return dict(point, val_loss=round(mean(losses), 5), val_losses=losses)
 
 
-def sweep(args, rows: list[dict], points: list[tuple]) -> dict:
-    """Run the points that `rows` lacks, `--jobs` at a time, and write the table; the best row of all."""
-    todo = [p for p in points if p not in {(r["lr"], r["weight_decay"]) for r in rows}]
-    with ThreadPoolExecutor(args.jobs) as pool:
-        for row in pool.map(lambda p: run_one(args, *p), todo):
-            rows.append(row)
-            print(f"{args.recipe}: lr {row['lr']} weight_decay {row['weight_decay']} "
-                  f"val_loss {row['val_loss']}", file=sys.stderr, flush=True)
-            table = dict(track=args.track, recipe=args.recipe, fixed=args.fixed, seeds=args.seeds,
-                         runs=len(rows), best=best(rows), rows=rows)
-            beside = args.out.with_name(args.out.name + ".part")
-            beside.write_text(json.dumps(table, indent=1) + "\n")
-            beside.replace(args.out)  # a kill leaves the table whole
-    return best(rows)
-
-
 def fixed(recipe: str, track: str) -> str:
     """The sha256 of all that the sweep leaves as it is in a recipe. Refusal for an unknown one."""
     of = resolved(recipe, track)
@@ -74,51 +75,24 @@ def fixed(recipe: str, track: str) -> str:
 
 
 def best(rows: list[dict]) -> dict:
+    """The row of the lowest loss; the first where every one diverged."""
     finite = [row for row in rows if row["val_loss"] is not None]
     return min(finite, key=lambda row: row["val_loss"]) if finite else rows[0]
 
 
-@command
-def main(argv: list[str]) -> int:
-    """Run the sweep; the exit code."""
-    parser = Parser(prog="sweep.py", description=__doc__.split("\n")[0], epilog=EXAMPLE)
-    parser.add_argument("--track", default="laptop")
-    parser.add_argument("--recipe", required=True)
-    parser.add_argument("--lr", type=float, nargs="+", required=True)
-    parser.add_argument("--weight-decay", type=float, nargs="+", required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[100],
-                        help="not those you will report (default: 100)")
-    parser.add_argument("--jobs", type=int, default=1,
-                        help="runs at a time, which share the cores (default: 1)")
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="the folder of the shards")
-    parser.add_argument("--out", type=Path, required=True, help="the table, JSON")
-    parser.add_argument("--json", action="store_true", help="print the table as one JSON object")
-    args = parser.parse_args(argv)
-    if args.jobs < 1:
-        raise Refusal(f"--jobs {args.jobs}: give at least 1", code=2)
-    rows, args.fixed = [], fixed(args.recipe, args.track)
-    if args.out.exists():
-        try:
-            table = json.loads(args.out.read_text())
-            same = all(table[key] == getattr(args, key) for key in ("track", "recipe", "seeds", "fixed"))
-            rows = [dict(row, lr=float(row["lr"]), weight_decay=float(row["weight_decay"]),
-                         val_loss=row["val_loss"]) for row in table["rows"]]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            same = False
-        if not same:
-            raise Refusal(f"{args.out} is no table of this recipe as it is now, track and seeds; choose "
-                          "another --out")
-    elif not args.out.resolve().parent.is_dir():
-        raise Refusal(f"--out {args.out}: there is no such folder; make it first", code=2)
-    found = sweep(args, rows, [(lr, args.weight_decay[0]) for lr in args.lr])
-    found = sweep(args, rows, [(found["lr"], decay) for decay in args.weight_decay])
-    if args.json:
-        print_json(json.loads(args.out.read_text()))
-    else:
-        print(f"best: lr {found['lr']} weight_decay {found['weight_decay']} val_loss {found['val_loss']} "
-              f"({len(rows)} runs, table in {args.out})")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def held(out: Path, about: dict) -> list[dict]:
+    """The rows of the table in `out`, [] where there is none. Refusal where it is of another sweep."""
+    if not out.exists():
+        if not out.resolve().parent.is_dir():
+            raise Refusal(f"--out {out}: there is no such folder; make it first", code=2)
+        return []
+    try:
+        table = json.loads(out.read_text())
+        same = all(table[key] == value for key, value in about.items())
+        rows = [dict(row, lr=float(row["lr"]), weight_decay=float(row["weight_decay"]),
+                     val_loss=row["val_loss"]) for row in table["rows"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        same = False
+    if not same:
+        raise Refusal(f"{out} is no table of this recipe as it is now, track and seeds; choose another --out")
+    return rows

@@ -1,15 +1,10 @@
-"""Forks: runs that share their first steps are trained once up to there, and then each goes on by itself.
+"""The trunk of a fork, and the folder of a run that starts from its checkpoint.
 
-    DIR/seed0             the trunk: a run of the first variant, with a checkpoint at the step of the fork
-    DIR/seed0_VARIANT     goes on from that checkpoint; a `fork` event in its log says so
-
-A fork's folder is that of a run that stopped at the step of the fork, so that `train_gpt.py --resume` trains
-the rest. All the variants see the same weights, optimizer states and data up to there, so what they end with
-is what full runs of theirs end with (on the CPU to the digit), and the runs of one seed are paired.
+A fork's folder is made that of a run that stopped at the step of the fork, so that `train_gpt.py --resume`
+trains the rest.
 """
 import hashlib
 import os
-import re
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -18,7 +13,7 @@ from pathlib import Path
 import torch
 
 import train_gpt
-from optimizers import Recipe, TailAverage, build_optimizers
+from optimizers import Recipe, build_optimizers
 from speedrun.cli import Refusal
 from speedrun.log.command import Command
 from speedrun.log.folder import checkpoint_name, the_log
@@ -28,74 +23,11 @@ from speedrun.log.writer import LogWriter
 from speedrun.training import checkpoint, resume
 from speedrun.training.begin import run_header
 
-SCHEDULE = ("steps", "schedule_steps", "cooldown_frac", "warmup_steps")  # act through lr_factor alone
-NAME = re.compile(r"[\w.+=-]+", re.ASCII)  # what a variant's folder may be called
-
-
-@dataclass
-class Variant:
-    """A recipe with overrides, "aurora+cooldown_frac=0.5", and what it means on the track of the fork."""
-
-    name: str
-    recipe: str
-    overrides: list[tuple[str, str]]
-    plan: train_gpt.Plan
-
-    def words(self, without: tuple = ()) -> list[str]:
-        """Its arguments for train_gpt.py, but the overrides of the fields `without`."""
-        fields = [("recipe", field, text) for field, text in self.overrides if field not in without]
-        return list(Command().plus(recipe=self.recipe, overrides=fields).words)
-
-
-def read_variant(text: str, common: list[str], seeds: list[int]) -> Variant:
-    """The variant that `text` names, run with the further arguments `common`. Refusal (exit 2)."""
-    recipe, *changes = re.split(r"\+(?=[A-Za-z_][\w.]*=)", text)
-    if not NAME.fullmatch(text) or "=" in recipe:
-        raise Refusal(f"--variants {text!r}: write a recipe and its overrides like "
-                      "aurora+cooldown_frac=0.5+aux.head_lr=0.005", code=2)
-    found = Variant(text, recipe, [tuple(change.split("=", 1)) for change in changes], None)
-    found.plan = train_gpt.parse(list(Command(found.words()).plus(*common, seeds=seeds).words))
-    return found
-
-
-########################################
-#        What recipes have in common   #
-########################################
-
-
-def differs(there: Recipe, here: Recipe, at: int) -> str | None:
-    """What in the first `at` steps keeps two recipes from sharing them, None where nothing does.
-
-    The fields of the schedule may differ while every learning rate before step `at` is the same, and so may
-    tail averages that begin behind it; nothing else may.
-    """
-    if found := resume.difference(_early(there, at), _early(here, at)):
-        return found[0]
-    for which, name in (("hidden matrices", "cooldown_frac"), ("auxiliary AdamW", "aux_cooldown_frac")):
-        shares = [getattr(recipe, name) for recipe in (there, here)]
-        for step in range(at):
-            a, b = (train_gpt.lr_factor(step, r, share) for r, share in zip((there, here), shares))
-            if a != b:
-                return f"the lr of the {which} at step {step}: {a:.6g} of its peak there, {b:.6g} here"
-    return None
-
-
-def _early(recipe: Recipe, at: int) -> dict:
-    """The fields of a recipe that act before step `at`, but through lr_factor; lists by number."""
-    found = recipe.resolved()
-    found["wrappers"] = [repr(wrapper) for wrapper in recipe.wrappers if not _waits(wrapper, at)]
-    found["aux"] = {name: value for name, value in found["aux"].items() if name != "cooldown_frac"}
-    return {name: dict(enumerate(value)) if isinstance(value, list) else value
-            for name, value in found.items() if name not in ("name", "note", *SCHEDULE)}
-
-
-def _waits(wrapper, at: int) -> bool:
-    """Has this wrapper no state yet, and no effect, when `at` steps are taken?"""
-    return isinstance(wrapper, TailAverage) and wrapper.first > at
+from .variants import Variant, differs, waits
 
 
 def at_the_fork(tensors: dict, trunk: Recipe, plan: train_gpt.Plan, at: int) -> dict:
-    """The tensors of a trunk's checkpoint as `plan` goes on from them: of the param groups only their share
+    """The tensors of a trunk's checkpoint as `plan` starts from them: of the param groups only their share
     of the cooldown may differ, and wrappers that wait have taken `at` steps and keep nothing."""
     with torch.device("meta"):
         fresh = build_optimizers(train_gpt.GPT(plan.track.model), plan.recipe)
@@ -105,15 +37,10 @@ def at_the_fork(tensors: dict, trunk: Recipe, plan: train_gpt.Plan, at: int) -> 
                   zip(state["param_groups"], optimizer.param_groups, strict=True)]
         optimizers.append(dict(state, param_groups=groups))
     kept = iter([state for wrapper, state in zip(trunk.wrappers, tensors["wrappers"], strict=True)
-                 if not _waits(wrapper, at)])
-    wrappers = [dict(step=at, state={}) if _waits(wrapper, at) else next(kept)
+                 if not waits(wrapper, at)])
+    wrappers = [dict(step=at, state={}) if waits(wrapper, at) else next(kept)
                 for wrapper in plan.recipe.wrappers]
     return dict(tensors, optimizers=optimizers, wrappers=wrappers)
-
-
-########################################
-#         Trunks and their forks       #
-########################################
 
 
 @dataclass
@@ -129,16 +56,18 @@ class Trunk:
 
     @classmethod
     def of(cls, folder: Path, seed: int, at: int, first: Variant) -> "Trunk":
-        """The trunk in `folder`. Refusal where it is not one of this seed and track that `first` goes on
-        from at step `at`."""
+        """The trunk in `folder`. Refusal where it is not one of this seed and track that `first` continues
+        at step `at`."""
         path = the_log(folder)
         log = read_log(path)
-        plan = train_gpt.parse(resume.arguments(folder))
+        command = Command(resume.arguments(folder))
+        plan, changed = train_gpt.parse(list(command.words)), command.differs(first.command([seed]))
         apart = differs(plan.recipe, first.plan.recipe, at)
         wrong = [what for here, what in (
             (log.problems, "its log is damaged"), (log.status != "complete", f"it is {log.status}"),
             (log.header.get("seeds") != [seed], f"it is not of seed {seed} alone"),
             (plan.track != first.plan.track, f"it is of another track than {first.name}"),
+            (changed, f"it has another {changed} than {first.name}"),
             (apart, f"{first.name} differs from it before step {at}, {apart}")) if here]
         if wrong:
             raise Refusal(f"the trunk {folder} cannot be used: {wrong[0]}; name another --trunk folder, or "
@@ -160,16 +89,16 @@ class Trunk:
         return about, tensors
 
     def leads_to(self, log: Log, plan: train_gpt.Plan) -> bool:
-        """Does this log say that it goes on from here, under the recipe and on the track of `plan`?"""
+        """Does this log say that it continues from here, as `plan` does?"""
         said = [(data.get("sha256"), data.get("step")) for _, data in log.of_kind("fork")]
         own = sums({}, asdict(plan.track), plan.recipe.resolved(), {})
-        theirs = log.header.get("sha256", {})
-        return said == [(self.sha256, self.at)] and all(theirs.get(name) == own[name]
-                                                        for name in ("track", "recipe"))
+        theirs, command = log.header.get("sha256", {}), Command.read(str(log.header.get("command")))
+        return said == [(self.sha256, self.at)] and not command.differs(Command(plan.args.argv)) and all(
+            theirs.get(name) == own[name] for name in ("track", "recipe"))
 
 
 def own_header(plan: train_gpt.Plan) -> dict:
-    """What opening.run_header says of `plan`."""
+    """What begin.run_header says of `plan`."""
     return run_header(plan, *train_gpt.open_streams(plan))
 
 

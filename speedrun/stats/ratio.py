@@ -38,3 +38,11 @@ def interval_of(ratio: dict) -> str:
     few = ", too narrow for few pairs" * (ratio["n"] < FEW)
     return (f"95 %: {ratio['t_low']:.4f} to {ratio['t_high']:.4f} by t; {ratio['low']:.4f} to "
             f"{ratio['high']:.4f} by bootstrap{few}")
+
+
+def judged(found: dict, centre: float) -> str:
+    """below, above or open: where every interval of `found` lies beside `centre`."""
+    ends = [found[name] for name in ("low", "high", "t_low", "t_high") if name in found]
+    if None in ends:
+        return "open"
+    return "below" if max(ends) < centre else "above" if min(ends) > centre else "open"

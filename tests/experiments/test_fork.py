@@ -21,6 +21,7 @@ from scripts import fork, replay
 from speedrun import ROOT
 from speedrun.board import standings
 from speedrun.experiments.fork_figures import lines, weigh
+from speedrun.experiments.variants import differs, read_variant
 from speedrun.log.format import Log, Point
 from speedrun.log.reader import read_log
 from speedrun.stats import intervals, rule
@@ -85,7 +86,7 @@ def forked(checkout, laptop, tmp_path_factory):
     folder, printed = tmp_path_factory.mktemp("forked") / "D", []
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(RECIPES, "wrapped", WRAPPED)
-        patch.setattr(fork, "ROOT", checkout)
+        patch.setattr("speedrun.experiments.fork.ROOT", checkout)
         Thread(target=kill_the_trainer, args=(folder / "seed0_wrapped", AT + 10), daemon=True).start()
         for code in (1, 0):
             with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
@@ -101,9 +102,9 @@ def the_log(folder):
 
 @pytest.mark.parametrize("variant", ["wrapped", PARTING])
 def test_a_fork_has_the_digits_of_a_full_run(wrapped, forked, laptop, tmp_path, variant):
-    recipe = fork.read_variant(variant, TINY, [0]).words()
+    words = read_variant(variant, TINY, [0]).command([0]).words
     full, forked = tmp_path / "full", forked[0] / f"seed0_{variant}"
-    assert train_gpt.main([*recipe, *TINY, "--data-dir", laptop, "--log-dir", full, "--save"]) == 0
+    assert train_gpt.main([*words, "--data-dir", laptop, "--log-dir", full, "--save"]) == 0
     ends = [{p.step: p.val_loss for p in the_log(folder).series[0]} for folder in (full, forked)]
     assert ends[1] == {step: loss for step, loss in ends[0].items() if step >= AT} and AT in ends[1]
     weights = [torch.load(folder / "weights_seed0.pt", weights_only=True) for folder in (full, forked)]
@@ -142,7 +143,7 @@ def test_verify_takes_a_fork_as_consistent_and_without_a_claim(wrapped, forked):
 @pytest.mark.faults
 def test_two_ranks_agree_with_one_and_so_does_a_replay(checkout, wrapped, forked, laptop, tmp_path,
                                                        monkeypatch):
-    monkeypatch.setattr(fork, "ROOT", checkout)
+    monkeypatch.setattr("speedrun.experiments.fork.ROOT", checkout)
     assert fork.main([*words(laptop, tmp_path / "D"), "--nproc", "2"]) == 0
     for variant in ("wrapped", PARTING):
         one, two = (the_log(folder / f"seed0_{variant}").series[0] for folder in (forked[0], tmp_path / "D"))
@@ -215,13 +216,12 @@ def test_variants_that_differ_before_the_fork_are_refused(capsys, wrapped, tmp_p
 
 
 def test_the_last_step_at_which_schedules_agree(wrapped):
-    cooled, flat, tail, later = (train_gpt.parse([*fork.read_variant(text, TINY, [0]).words(), *TINY]).recipe
-                                 for text in ("wrapped", "wrapped+cooldown_frac=0.5",
-                                              "wrapped+wrappers.TailAverage.first=91",
-                                              "wrapped+schedule_steps=320+steps=310"))
-    assert fork.differs(cooled, flat, 91) is None and fork.differs(cooled, flat, 92) is not None
-    assert fork.differs(cooled, tail, 90) is None and "wrappers.1" in fork.differs(cooled, tail, 91)
-    assert fork.differs(cooled, later, 91) is None and fork.differs(cooled, later, 92) is not None
+    cooled, flat, tail, later = (read_variant(text, TINY, [0]).plan_of(0).recipe for text in (
+        "wrapped", "wrapped+cooldown_frac=0.5", "wrapped+wrappers.TailAverage.first=91",
+        "wrapped+schedule_steps=320+steps=310"))
+    assert differs(cooled, flat, 91) is None and differs(cooled, flat, 92) is not None
+    assert differs(cooled, tail, 90) is None and "wrappers.1" in differs(cooled, tail, 91)
+    assert differs(cooled, later, 91) is None and differs(cooled, later, 92) is not None
 
 
 @pytest.mark.parametrize("args, word", [

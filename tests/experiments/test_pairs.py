@@ -1,36 +1,24 @@
-"""scripts/compare.py and the calibration score: real runs in turn, and the arithmetic on made-up logs."""
+"""scripts/compare.py: real runs in turn, wrong usage, and the arithmetic on made-up logs."""
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from scripts import compare
-from scripts.compare import Trained, judged
 from speedrun import ROOT
+from speedrun.experiments import pairs
+from speedrun.experiments.pairs import Trained
 from speedrun.log.reader import read_log
-from speedrun.stats.ratio import interval_of, time_ratio
-from speedrun.training.calibration import score
-from speedrun.training.world import World
 from tests.support.made_logs import make_log
 
 # The laptop track as small as it gets: `custom`, and a run is little more than its imports.
 TINY = ("--device cpu --track laptop --allow-custom --track.val_tokens 256 --track.context 64 "
         "--track.tokens_per_step 256 --track.model.num_layers 1 --track.model.model_dim 32")
-SCORE = """
-from speedrun.training.calibration import score
-from speedrun.training.world import join_world
-print(*score(join_world("cpu", 8, 8)).values(), flush=True)
-"""
-
-
 ########################################
 #               Real runs              #
 ########################################
@@ -119,37 +107,6 @@ def test_wrong_usage_is_one_line(capsys, words, says):
 ########################################
 
 
-def test_the_ratio_of_pairs():
-    found = time_ratio([90, 180, 45], [100, 200, 50])
-    assert found["ratio"] == pytest.approx(0.9) and found["low"] is None is found["t_low"]  # no spread
-    a, b = [9.1, 9.0, 8.9, 9.05, 8.95], [10.0, 10.1, 9.9, 10.0, 10.0]
-    found, inverse = time_ratio(a, b), time_ratio(b, a)
-    assert found["n"] == 5 and found["ratio"] == pytest.approx(1 / inverse["ratio"])
-    assert found["t_low"] < found["low"] < found["ratio"] < found["high"] < found["t_high"] < 1
-    assert found == time_ratio(a, b) and judged(found, 1) == "below" and judged(inverse, 1) == "above"
-    assert time_ratio([9], [10])["low"] is None and judged(time_ratio([9], [10]), 1) == "open"
-
-
-@pytest.mark.parametrize("pairs, held", [(2, 0.5), (4, 0.8), (12, 0.9)])
-def test_a_bootstrap_of_few_pairs_is_too_narrow_and_says_so(pairs, held):
-    ratios = np.exp(0.05 * np.random.default_rng(pairs).standard_normal((200, pairs)))
-    found = [time_ratio(of, [1.0] * pairs) for of in ratios]
-    for low, high, share in (("low", "high", held), ("t_low", "t_high", 0.95)):
-        seen = sum(ratio[low] < 1 < ratio[high] for ratio in found) / len(found)
-        assert abs(seen - share) < 3 * (share * (1 - share) / len(found)) ** 0.5 + 0.03, low
-    assert interval_of(found[0]).endswith("by bootstrap, too narrow for few pairs")
-
-
-@pytest.mark.parametrize("pairs", [2, 3, 6])
-def test_equal_sides_are_called_different_in_5_percent_at_most(pairs):
-    rng, times = np.random.default_rng(pairs), 200
-    noise = np.exp(0.01 * rng.standard_normal((times, 2, pairs)))
-    wrong = sum(judged(time_ratio(a, b), 1) != "open" for a, b in noise)
-    assert wrong <= times * 0.05 + 3 * (times * 0.05 * 0.95) ** 0.5  # 3 sigma of the Monte-Carlo error
-    faster = sum(judged(time_ratio(0.8 * a, b), 1) == "below" for a, b in noise[:50])
-    assert pairs == 2 or faster > 45
-
-
 def made(tmp_path, rows):
     """Runs of made-up logs: (side, pair, ms a step, {seed: final loss})."""
     tmp_path.mkdir(exist_ok=True)
@@ -159,8 +116,8 @@ def made(tmp_path, rows):
 
 
 def weighed(tmp_path, rows, words="--device cpu"):
-    sides = compare.read_side("A", words), compare.read_side("B", words)
-    return compare.weigh(*sides, made(tmp_path, rows))
+    sides = pairs.read_side("A", words), pairs.read_side("B", words)
+    return pairs.weigh(*sides, made(tmp_path, rows))
 
 
 def test_times_losses_and_verdict(tmp_path):
@@ -173,7 +130,7 @@ def test_times_losses_and_verdict(tmp_path):
     assert found["step_time"]["ratio"] == pytest.approx(ratio, abs=1e-4)
     assert found["to_target"]["ratio"] > found["step_time"]["ratio"]  # A crosses later
     assert found["verdict"].startswith("A is faster a step; A ends at the higher loss; A reaches the target")
-    text = "\n".join(compare.lines(found))
+    text = "\n".join(pairs.lines(found))
     assert f"{ratio:.4f}" in text and "+0.01" in text and "verdict, for this machine alone" in text
 
 
@@ -195,26 +152,3 @@ def test_what_has_no_interval_claims_nothing(tmp_path):
     assert repeated["loss"]["n"] == 1 and "one seed has no interval" in repeated["verdict"]
     never = weighed(tmp_path / "c", [("A", 0, 500, {0: 1.42}), ("B", 0, 600, {0: 1.30})])
     assert never["to_target"] is None and "target" not in never["verdict"]
-
-
-########################################
-#              Calibration             #
-########################################
-
-
-def test_the_score_leaves_the_random_state_alone():
-    before = torch.get_rng_state()
-    found = score(World(0, 1, torch.device("cpu")))
-    assert found["product_ms"] > 0 and found["all_reduce_ms"] is None
-    assert torch.equal(before, torch.get_rng_state())
-
-
-@pytest.mark.long
-def test_ranks_agree_on_the_score_of_the_slowest(tmp_path):
-    script = tmp_path / "score.py"
-    script.write_text(SCORE)
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-             "--redirects=3", "--log-dir", tmp_path / "ranks", script]
-    subprocess.run(list(map(str, words)), env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
-    said = [path.read_text() for path in (tmp_path / "ranks").rglob("stdout.log")]
-    assert len(said) == 2 and said[0] == said[1] and all(float(x) > 0 for x in said[0].split())

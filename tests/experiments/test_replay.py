@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from scripts import replay
 from speedrun import ROOT
 from speedrun.cli import Refusal
+from speedrun.experiments.sources import checked_sources, unpack
 from speedrun.log.format import Log
 from speedrun.log.reader import read_log
-from speedrun.log.run import LoggedRun
 from tests.support.made_logs import make_log, parts, rechain
 
 # The laptop track as small as it gets: `custom`, and a run is little more than its imports.
@@ -178,8 +178,8 @@ def test_a_path_out_of_the_folder_unpacks_nothing(capsys, made, tmp_path, tempor
 
 
 @pytest.mark.parametrize("paths, says", [
-    (["train_gpt.py"], "stands twice"),
-    (["a/x.py", "A/X.py"], "stands twice"),
+    (["train_gpt.py"], "is there twice"),
+    (["a/x.py", "A/X.py"], "is there twice"),
     (["a.py/x.py", "a.py"], "what another source calls a file"),
     (["a.py", "A.py/b/x.py"], "what another source calls a file"),
     ([f"a/x{i}.py" for i in range(300)], "301 sources")])
@@ -217,10 +217,10 @@ def test_whatever_the_paths_nothing_leaves_the_folder(tmp_path_factory, paths):
         log.sources[path] = "pass\n"
         log.events.append((1, "source", dict(path=path)))
     try:
-        sources = replay.checked_sources(log)
+        sources = checked_sources(log)
     except Refusal:
         return
-    replay.unpack(sources, inner)
+    unpack(sources, inner)
     written = [path for path in outer.rglob("*") if path != inner and not path.is_dir()]
     assert sorted(path.relative_to(inner).as_posix() for path in written) == sorted(sources)
     assert not any(path.is_symlink() for path in written)
@@ -266,8 +266,3 @@ def test_a_log_that_has_no_outcome(capsys, made, tmp_path, temporary):
     assert "--seed 3: the log has 0" in refused(capsys, of(made), "--seed", "3", code=2)
     assert "holds a log already" in refused(capsys, of(made), "--log-dir", tmp_path, code=2)
     assert "unrecognized arguments" in refused(capsys, of(made), "--nosuch", code=2)
-
-
-def test_a_fast_log_replays_fast(tmp_path):
-    run = LoggedRun.of(read_log(make_log(tmp_path / "log.txt", "--track laptop --fast")), 0)
-    assert "--fast" in replay.training_args(run, [0])

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from optimizers import resolve
-from scripts import study, sweep
+from scripts import study
 from speedrun import ROOT
 from speedrun.cli import Refusal
+from speedrun.experiments.sweep import fixed
 from speedrun.log.reader import read_log
 from speedrun.stats.intervals import rank_correlation
 from speedrun.studies import findings
@@ -63,7 +64,7 @@ class Place:
         (self.records / "tuning").mkdir(parents=True)
         rows = [dict(lr=lr, weight_decay=0, seeds=[100], val_loss=loss)
                 for lr, loss in ((0.02, 2.0), (0.04, 1.9))]
-        table = dict(track="laptop", recipe="muon", fixed=sweep.fixed("muon", "laptop"), seeds=[100], runs=2,
+        table = dict(track="laptop", recipe="muon", fixed=fixed("muon", "laptop"), seeds=[100], runs=2,
                      best=rows[1], rows=rows)
         (self.records / "tuning" / "laptop_muon.json").write_text(json.dumps(table))
         self.study = self.records / "studies" / "tiny"
