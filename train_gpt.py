@@ -18,12 +18,12 @@ from functools import partial
 from types import MethodType
 
 from speedrun import ROOT
+from speedrun.cli import need
 
-try:
-    import numpy as np
-    import torch
-except ImportError as missing:
-    sys.exit(f"train_gpt.py: {missing}; run scripts/run.sh once and then .venv/bin/python train_gpt.py")
+need("numpy", "torch")
+
+import numpy as np
+import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn

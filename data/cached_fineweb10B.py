@@ -12,6 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from speedrun.cli import need
+
+need("numpy")
+
 from data.hub import fetch_all, load_manifest
 from data.shards import NUM_SHARDS, token_count
 from speedrun import ROOT

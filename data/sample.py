@@ -12,9 +12,13 @@ import importlib.util
 import sys
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from speedrun.cli import need
+
+need("numpy")
+
+import numpy as np
 
 from data.shards import sha256_of, write_shard
 from speedrun import ROOT

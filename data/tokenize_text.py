@@ -19,9 +19,13 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from speedrun.cli import need
+
+need("numpy")
+
+import numpy as np
 
 from data.hub import library
 from data.read_text import find_sources, read

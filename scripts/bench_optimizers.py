@@ -12,6 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from speedrun.cli import need
+
+need("torch")
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler announces each start otherwise
 
 import torch

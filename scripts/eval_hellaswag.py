@@ -12,14 +12,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-try:
-    import torch
+from speedrun.cli import need
 
-    from speedrun.evaluate.hellaswag import evaluate, lines
-except ImportError as missing:
-    sys.exit(f"eval_hellaswag.py: {missing}; run scripts/setup.sh and then .venv/bin/python "
-             "scripts/eval_hellaswag.py")
+need("numpy", "scipy", "torch")
+
+import torch
+
 from speedrun.cli import Parser, Refusal, command, print_json
+from speedrun.evaluate.hellaswag import evaluate, lines
 
 EXAMPLE = """examples:
   python scripts/eval_hellaswag.py logs/RUN/weights_seed0.pt

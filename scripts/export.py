@@ -14,6 +14,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from speedrun.cli import need
+
+need("numpy", "torch")
+
 from optimizers import RECIPES, resolve
 from speedrun import ROOT
 from speedrun.cli import Parser, Refusal, command, near, print_json

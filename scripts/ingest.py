@@ -9,6 +9,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from speedrun.cli import need
+
+need("numpy", "scipy")
+
 from speedrun import ROOT
 from speedrun.board import track3
 from speedrun.cli import Parser, command, print_json

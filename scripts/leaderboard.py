@@ -12,6 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from speedrun.cli import need
+
+need("numpy", "scipy")
+
 from speedrun import ROOT
 from speedrun.board.page import others_section, page
 from speedrun.board.standings import Standing, read_board, standings

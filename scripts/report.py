@@ -13,6 +13,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from speedrun.cli import need
+
+need("numpy", "scipy", "torch")
+
 from speedrun.cli import Parser, Refusal, command, print_json
 from speedrun.report import curves
 from speedrun.report.charts import whole_frame, zoom_frame

@@ -14,6 +14,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from speedrun.cli import need
+
+need("numpy", "scipy")
+
 from speedrun.cli import Parser, Refusal, command, print_json
 from speedrun.report.group import Group, read_group
 from speedrun.stats import intervals, planning, rule, selection

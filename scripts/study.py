@@ -11,6 +11,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from speedrun.cli import need
+
+need("numpy", "scipy", "torch")
+
 from speedrun import ROOT
 from speedrun.cli import Parser, Refusal, command, print_json
 from speedrun.studies import findings, runs

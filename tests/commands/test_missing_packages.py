@@ -1,0 +1,51 @@
+"""Without the packages that scripts/setup.sh installs, every script answers with one line in its own name."""
+import re
+import subprocess
+import sys
+
+import pytest
+
+from speedrun import ROOT
+
+SCRIPTS = ["train_gpt.py", *sorted(str(path.relative_to(ROOT)) for folder in ("scripts", "data")
+                                   for path in (ROOT / folder).glob("*.py")
+                                   if "\n@command\n" in path.read_text())]
+WITHOUT = """
+import importlib.machinery, runpy, sys
+class Fewer(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] in {hidden} else super().find_spec(name, path, target)
+sys.meta_path[:] = [Fewer if finder is importlib.machinery.PathFinder else finder for finder in sys.meta_path]
+sys.argv[:] = [{script!r}, "--help"]
+sys.path.insert(0, {root!r})
+runpy.run_path({script!r}, run_name="__main__")
+"""
+
+
+def answer(script: str, *hidden: str):
+    """The answer of a script's --help as a process that has not these packages."""
+    code = WITHOUT.format(hidden=hidden, script=str(ROOT / script), root=str(ROOT))
+    return subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_names_itself_the_package_and_the_fix(script):
+    done = answer(script, "torch", "numpy", "scipy", "pandas", "matplotlib")
+    name = script.rsplit("/", 1)[-1]
+    says = (f"{name}: No module named '(numpy|torch|scipy)'; run scripts/setup.sh and then .venv/bin/python "
+            f"{re.escape(script)}\n")
+    assert done.returncode == 0 and "usage: " in done.stdout or re.fullmatch(says, done.stderr), done.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("hidden", ["torch", "numpy", "scipy"])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_whatever_the_package(script, hidden):
+    done, says = answer(script, hidden), f"No module named '{hidden}'; run "
+    assert done.returncode == 0 or done.stderr.count("\n") == 1 and says in done.stderr, done.stderr
+
+
+def test_who_verifies_needs_no_torch():
+    done = answer("scripts/verify.py", "torch")
+    assert done.returncode == 0 and "--rerun" in done.stdout and not done.stderr
