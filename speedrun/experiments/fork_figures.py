@@ -30,7 +30,7 @@ def weigh(trunks: dict[int, Log], forks: dict[str, dict[int, Log]]) -> dict:
 
 
 def difference(a: list[float], b: list[float]) -> dict:
-    """evidence.paired of a - b, and unpaired_seeds."""
+    """intervals.paired of a - b, and unpaired_seeds."""
     found, need = intervals.paired(a, b), None
     sds = intervals.mean_interval(a)["sd"], intervals.mean_interval(b)["sd"]
     if found["low"] is not None and any(sds):
@@ -89,7 +89,7 @@ def verdict(name: str, d: dict, reference: str) -> str:
     """One sentence on the difference, and one on what it saves to pair."""
     if d["p"] is None:
         return f"{name}: one seed or equal differences tell nothing of the noise, so there is no test"
-    side = "not told apart from" if d["p"] >= 0.05 else f"{'below' if d['mean'] < 0 else 'above'}"
+    side = "not significantly different from" if d["p"] >= 0.05 else "below" if d["mean"] < 0 else "above"
     more = "" if d["unpaired_seeds"] is None else (
         f"; unrelated full runs need {d['unpaired_seeds']} seeds of each for as narrow an interval")
     return f"{name}: {side} {reference}, two-sided p = {d['p']:.2g} over {d['n']} pairs{more}"

@@ -31,7 +31,7 @@ def checked_sources(log: Log) -> dict[str, str]:
         seen.add(path.lower())
     for line, path in rows:
         if any(str(parent) in seen for parent in Path(path.lower()).parents):
-            refuse("lies in what another source calls a file")
+            refuse("is in what another source calls a file")
     texts = log.sources.values()
     size, lines = sum(len(t.encode()) for t in texts), sum(t.count("\n") for t in texts)
     if len(rows) > MAX_FILES or size > MAX_BYTES or lines > MAX_LINES:

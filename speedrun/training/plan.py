@@ -15,8 +15,8 @@ from tracks import PRESETS, TRACKS, Track
 from .overrides import apply_overrides, read_overrides
 from .world import ALONE, World
 
-DESCRIPTION = ("Train a GPT-2-small-class model to a target validation loss, with Aurora or a baseline; log the "
-               "evidence.")
+DESCRIPTION = ("Train a GPT-2-small-class model to a target validation loss, with Aurora or a baseline; "
+               "log the evidence.")
 EXAMPLE = """examples:
   python train_gpt.py --track laptop --recipe muon --seeds 0 1 2
   torchrun --standalone --nproc_per_node=8 train_gpt.py --recipe.lr 0.03

@@ -79,7 +79,7 @@ def plan_of(parse, argv: list[str]):
     plan = parse(argv)
     there, named = plan.args.resume, plan.args.log_dir
     if there and named and there.absolute() != named.absolute():
-        raise Refusal(f"--resume {there} goes on in that folder, not in --log-dir {named}; leave --log-dir "
+        raise Refusal(f"--resume {there} resumes in that folder, not in --log-dir {named}; leave --log-dir "
                       "out", code=2)
     if not there:
         return plan
@@ -87,7 +87,7 @@ def plan_of(parse, argv: list[str]):
     begun = Command(arguments(there))
     if changed := begun.differs(now := begun.plus(*argv)):
         raise Refusal(f"--resume {there}: {changed} cannot change within a run; leave it out, and the run "
-                      "goes on as it began", code=2)
+                      "resumes as it began", code=2)
     return parse(list(now.words))
 
 

@@ -45,7 +45,7 @@ AT = 60
 
 @pytest.fixture
 def wrapped(monkeypatch):
-    """A recipe whose checkpoint holds the state of a wrapper; its tail average begins behind the fork."""
+    """A recipe whose checkpoint holds the state of a wrapper; its tail average begins after the fork."""
     monkeypatch.setitem(RECIPES, "wrapped", WRAPPED)
 
 

@@ -38,7 +38,7 @@ def short(laptop, tmp_path_factory):
 
 @pytest.fixture
 def temporary(tmp_path, monkeypatch):
-    """Where temporary folders are made: none is left behind, nor anything beside torch's own cache."""
+    """Where temporary folders are made: none is left over, nor anything beside torch's own cache."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
@@ -49,7 +49,7 @@ def temporary(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The text of a log that stands, of a run that never was."""
+    """The text of a log that verifies, of a run that never was."""
     return make_log(tmp_path_factory.mktemp("made") / "log.txt", "--steps 3").read_text()
 
 
@@ -98,7 +98,7 @@ def test_a_log_replays_from_its_own_sources(short, laptop, tmp_path, temporary):
 
 
 def test_a_lie_is_found(capsys, short, laptop, tmp_path, temporary):
-    """A loss is changed and every hash made anew: verify cannot know, the replay does."""
+    """A loss is changed and every hash computed again: verify cannot know, the replay does."""
     pieces = parts(short.read_text())
     at = next(i for i, piece in enumerate(pieces) if re.match("step:2/3 .* seed:4 ", piece[0]))
     loss = pieces[at][0].split()[1].removeprefix("val_loss:")
@@ -156,7 +156,7 @@ def test_a_terminal_is_asked(made, tmp_path, temporary, answer):
     assert ("it left no log" if answer == "y" else "nothing was run") in err.splitlines()[-1]
     assert (r"\x1b[2J" in err) == (answer == "y")
     assert all(c.isprintable() or c == "\n" for c in out + err)
-    assert r"+# \x1b]0;owned\x07 \u202e" in out  # behind some hundred lines taken out
+    assert r"+# \x1b]0;owned\x07 \u202e" in out  # after some hundred lines taken out
 
 
 ########################################
@@ -180,8 +180,8 @@ def test_a_path_out_of_the_folder_unpacks_nothing(capsys, made, tmp_path, tempor
 @pytest.mark.parametrize("paths, says", [
     (["train_gpt.py"], "is there twice"),
     (["a/x.py", "A/X.py"], "is there twice"),
-    (["a.py/x.py", "a.py"], "what another source calls a file"),
-    (["a.py", "A.py/b/x.py"], "what another source calls a file"),
+    (["a.py/x.py", "a.py"], "is in what another source calls a file"),
+    (["a.py", "A.py/b/x.py"], "is in what another source calls a file"),
     ([f"a/x{i}.py" for i in range(300)], "301 sources")])
 def test_sources_that_meet_unpack_nothing(capsys, made, tmp_path, temporary, paths, says):
     log = forged(made, tmp_path, ("train_gpt.py", "pass\n"), *((path, "pass\n") for path in paths))

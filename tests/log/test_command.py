@@ -66,7 +66,7 @@ def test_a_log_holds_no_folder_and_else_every_word():
     assert Command(["--log-dir"]).logged() == "train_gpt.py --log-dir DIR"
 
 
-def test_flags_are_added_behind_the_words():
+def test_flags_are_added_after_the_words():
     found = Command(["--recipe", "muon", "--seeds", "1"]).plus(
         "--save", seeds=[4, 5], val_every=None, fast=False, wandb=True, log_dir="a b", recipe="-x",
         overrides=[("recipe", "lr", -0.5)])
