@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-
 from data import sample
 
 DATA = Path(sample.__file__).parent
