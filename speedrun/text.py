@@ -38,8 +38,8 @@ def read_text(path: Path) -> str:
         if path.suffix in (".gz", ".xz") and len(data) <= MAX_BYTES:
             data = _unpack(data, path.suffix)
     except (OSError, ValueError, EOFError, MemoryError, lzma.LZMAError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise Refusal(f"{printable(path)}: cannot read this log ({printable(reason)}); {WANTED}") from None
+        why = getattr(error, "strerror", None) or error
+        raise Refusal(f"{printable(path)}: cannot read this log ({printable(why)}); {WANTED}") from None
     if len(data) > MAX_BYTES:
         size = f"more than {MAX_BYTES // 2**20} MB of text"
         raise Refusal(f"{printable(path)}: {size} is no record log; {WANTED}")

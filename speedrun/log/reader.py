@@ -44,7 +44,8 @@ class _Reader:
         """The next `count` lines, or what there is of them."""
         # Possessive, so that a hostile text makes it neither slow nor large.
         lines = re.compile(r"(?:[^\n]*+\n){0,%d}+" % min(max(count, 0), MAX_LINES))
-        found = lines.match(self.text, self.at)[0]
+        match = lines.match(self.text, self.at)
+        found = match[0] if match else ""
         taken = found.count("\n")
         if taken < count:  # a torn last line
             found = self.text[self.at:]
