@@ -1,5 +1,6 @@
 """Fixtures of several test files."""
 import os
+import sys
 
 # Bit-equal comparisons want one thread; so do 2 cores with 4 ranks.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -54,13 +55,37 @@ def matrix(request):
     return note
 
 
+TIERS = ("process", "faults", "long")
+NOW: list[pytest.Item] = []        # the test that runs
+STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn"}
+CHEAP = {"git"}                    # may be asked in any tier
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """`-m faults` runs the whole matrix, the cases that always run too."""
-    if config.option.markexpr == "faults":
-        for item in items:
-            if "matrix" in item.fixturenames:
-                item.add_marker("faults")
+    """`-m faults` runs the whole matrix, the cases that always run too; what has no tier is `unit`."""
+    for item in items:
+        if config.option.markexpr == "faults" and "matrix" in item.fixturenames:
+            item.add_marker("faults")
+        if not any(item.get_closest_marker(tier) for tier in TIERS):
+            item.add_marker("unit")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    NOW.append(item)
+    try:
+        return (yield)
+    finally:
+        NOW.pop()
+
+
+def no_process(event, args):
+    """An audit hook: a test of the unit tier that starts a process fails, and says what to do."""
+    if event in STARTS and NOW and NOW[-1].get_closest_marker("unit"):
+        if event == "subprocess.Popen" and os.path.basename(os.fsdecode(args[0])) in CHEAP:
+            return
+        raise RuntimeError(f"{NOW[-1].nodeid} starts a process: mark it, or its file, `process`")
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -76,7 +101,4 @@ def pytest_terminal_summary(terminalreporter, config):
 
 def pytest_configure(config):
     config.stash[MATRIX] = []
-    config.addinivalue_line("markers", "faults: one more case of the fault matrix; runs with `-m faults`")
-    config.addinivalue_line("markers", "long: one more case of a costly test; runs with `-m long`")
-    if not config.option.markexpr:
-        config.option.markexpr = "not faults and not long"
+    sys.addaudithook(no_process)

@@ -26,6 +26,8 @@ from speedrun.training.estimate import bytes_per_step, estimate
 from speedrun.training.world import World
 from tracks import FINEWEB
 
+pytestmark = pytest.mark.process
+
 TINY = ["--device", "cpu", "--track", "laptop", "--allow-custom", "--track.val_tokens", "256",
         "--track.context", "64", "--track.tokens_per_step", "256", "--track.model.num_layers", "1",
         "--track.model.model_dim", "32"]

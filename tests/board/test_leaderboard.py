@@ -276,6 +276,7 @@ def test_the_page_depends_on_nothing_but_the_logs(records, run, tmp_path):
     assert page == (records / "README.md").read_bytes() and str(tmp_path).encode() not in page
 
 
+@pytest.mark.process
 def test_many_records_are_read_by_several_processes_with_the_same_page(records, run, monkeypatch):
     log = records / "laptop/2027-01-15_adamw/0.txt"
     log.write_text(log.read_text()[:-20])
@@ -376,6 +377,7 @@ def test_help_has_an_example(capsys):
     assert "example" in capsys.readouterr().out
 
 
+@pytest.mark.process
 def test_a_folder_that_is_not_there_is_one_line_of_usage(tmp_path):
     wrong = subprocess.run([sys.executable, ROOT / "scripts/leaderboard.py", "--records", "nowhere"],
                            cwd=tmp_path, capture_output=True, text=True)

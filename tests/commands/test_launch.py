@@ -6,6 +6,8 @@ import pytest
 from speedrun.launch import run
 from speedrun.studies.runs import Task, said
 
+pytestmark = pytest.mark.process
+
 WARNED = "train_gpt.py: warning: versions: driver 570.1: no GPU run of this code has been tested"
 
 

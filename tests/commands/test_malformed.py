@@ -23,6 +23,8 @@ from tests.support import bad_inputs
 from tests.support.bad_inputs import SMALL, fill
 from tests.support.ranks import ROOT, command
 
+pytestmark = pytest.mark.process
+
 FILES = sorted(path for folder in ("scripts", "data", "tests/bench") for path in (ROOT / folder).glob("*.py"))
 COMMANDS = ["train_gpt.py", "speedrun/training/needs.py",
             *(str(path.relative_to(ROOT)) for path in FILES if "\n@command\n" in path.read_text())]

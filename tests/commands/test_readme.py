@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from speedrun import ROOT
 from speedrun.log.reader import read_log
 from speedrun.report import group
@@ -21,6 +23,7 @@ def block(part):
     return found[0]
 
 
+@pytest.mark.process
 def test_the_stage_and_the_recipe_of_adding_an_optimizer(tmp_path):
     leave = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "optimizers", tmp_path / "optimizers", ignore=leave)
@@ -58,6 +61,7 @@ print(len(matrices), len(others), all((a != b).any().item() for a, b in zip(befo
 """
 
 
+@pytest.mark.process
 def test_the_optimizers_work_alone_as_their_snippet_says(tmp_path):
     leave = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "optimizers", tmp_path / "optimizers", ignore=leave)

@@ -78,6 +78,7 @@ def test_no_shell_script_runs_what_it_is_given():
     assert len(scripts) > 3 and not words & {"eval", "source", "."}
 
 
+@pytest.mark.process
 def test_no_log_tells_who_ran_it_and_where(laptop, tmp_path):
     """Secrets in the environment, the host's name, and a user's paths: in the log of a run that ends for want
     of a shard, and goes on, none is found."""

@@ -11,6 +11,8 @@ import pytest
 
 from speedrun import ROOT
 
+pytestmark = pytest.mark.process
+
 SCRIPTS = ("setup.sh", "run.sh", "test.sh")
 REQUIREMENTS = ("requirements.lock", "requirements-torch.lock", "requirements-cpu.lock")
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "PIP_INDEX_URL", "PIP_PROXY"), "http://127.0.0.1:9")

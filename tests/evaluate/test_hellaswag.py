@@ -210,6 +210,7 @@ def test_bad_data_is_one_line(saved, tmp_path, capsys, name, content, words, cod
 ########################################
 
 
+@pytest.mark.process
 def test_the_log_beside_the_weights_says_which_model(laptop, tmp_path, capsys):
     words = ("--device cpu --track laptop --recipe muon --allow-custom --track.context 64 --steps 1 --save "
              "--track.tokens_per_step 256 --track.val_tokens 256 --track.model.num_layers 1 "
@@ -287,6 +288,7 @@ def parquet_of(path, rows):
     return path.read_bytes()
 
 
+@pytest.mark.process
 def test_the_hub(saved, tmp_path, monkeypatch, capsys):
     server, name, folder = Hub(hellaswag.REPO), hellaswag.FILE, tmp_path / "data" / "hellaswag"
     server.files[name] = parquet_of(tmp_path / "p", [r | dict(label=str(r["label"])) for r in ROWS])
@@ -310,6 +312,7 @@ def test_the_hub(saved, tmp_path, monkeypatch, capsys):
     server.server_close()
 
 
+@pytest.mark.process
 def test_help_from_another_folder(tmp_path):
     done = subprocess.run([sys.executable, ROOT / "scripts" / "eval_hellaswag.py", "--help"], cwd=tmp_path,
                           capture_output=True, text=True, timeout=100)

@@ -30,6 +30,8 @@ from speedrun.verify.verdict import judge_record
 from tests.support.edits import check  # noqa: F401
 from tests.support.made_logs import make_log, parts, rechain
 
+pytestmark = pytest.mark.process
+
 TINY = ["--track", "laptop", "--device", "cpu", "--allow-custom", "--track.val_tokens=256",
         "--track.val_every", "10", "--track.tail", "0", "--track.context", "64", "--track.tokens_per_step",
         "256", "--track.model.num_layers", "1", "--track.model.model_dim", "32", "--steps", "200"]

@@ -20,6 +20,8 @@ from speedrun.log.format import Log
 from speedrun.log.reader import read_log
 from tests.support.made_logs import make_log, parts, rechain
 
+pytestmark = pytest.mark.process
+
 # The laptop track as small as it gets: `custom`, and a run is little more than its imports.
 TINY = ("--device cpu --track laptop --allow-custom --track.val_tokens 256 --track.context 64 "
         "--track.tokens_per_step 256 --track.model.num_layers 1 --track.model.model_dim 32 --steps 3 "

@@ -66,6 +66,7 @@ def test_exported_sections_train_as_the_modules_do(upstream, run, name):
     assert len({line for line in losses if line.startswith("weights")}) == 2
 
 
+@pytest.mark.process
 @pytest.mark.long
 def test_two_ranks_with_torch_alone(upstream, run, tmp_path):
     text = exported(upstream, "track3-17")

@@ -27,7 +27,8 @@ from tests.support.ranks import (
     wait_for,
 )
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="prlimit(2) and capset(2) are Linux's")
+pytestmark = [pytest.mark.process,
+              pytest.mark.skipif(sys.platform != "linux", reason="prlimit(2) and capset(2) are Linux's")]
 
 ########################################
 #             Full disks               #

@@ -61,6 +61,7 @@ def test_dead_units_are_found_where_they_are():
     assert diagnose(model, [], tokens, tokens) == {"activation_dead": [0, 0.25]}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("recipe", ["aurora", "track3-10", "adamw"])
 def test_a_run_logs_them_at_each_validation(laptop, tmp_path, recipe):
     args = ["--track", "laptop", "--recipe", recipe, "--steps", "2", "--device", "cpu", "--data-dir", laptop,

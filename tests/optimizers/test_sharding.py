@@ -11,6 +11,8 @@ from torch import nn
 
 from optimizers import Aurora, Decay, MatrixOptimizer, Nesterov, NorMuon, Polar, Soap
 
+pytestmark = pytest.mark.process
+
 # Uneven: 4, 1 and 2 of a shape.
 SHAPES = [(48, 16), (16, 48), (48, 16), (24, 24), (48, 16), (24, 24), (48, 16)]
 

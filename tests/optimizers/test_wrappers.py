@@ -82,6 +82,7 @@ def test_a_saved_state_continues_identically(wrapper):
         assert torch.equal(model.layer.weight, twin.layer.weight)
 
 
+@pytest.mark.process
 def test_the_trainer_reads_out_the_average(laptop, tmp_path, monkeypatch):
     losses = {}
     for name, wrappers in (("plain", ()), ("tail", (TailAverage(2, 2, 0.5),))):

@@ -18,6 +18,8 @@ from speedrun.training import estimate
 from speedrun.training.world import join_world
 from tests.support.plans import ONE, ROOT, SMALL, ask, folder, meta, only, plan_of, run  # noqa: F401
 
+pytestmark = pytest.mark.process
+
 # ---------------------------------------------------------------- the command
 
 

@@ -18,6 +18,8 @@ from speedrun.training.world import World
 from tests.support.plans import ONE, folder, found, meta, only, plan_of  # noqa: F401
 from tracks import FINEWEB
 
+pytestmark = pytest.mark.process
+
 # ---------------------------------------------------------------- memory
 
 

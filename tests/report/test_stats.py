@@ -318,6 +318,7 @@ def test_help_has_an_example(capsys, mode):
     assert end.value.code == 0 and "python scripts/stats.py plan" in capsys.readouterr().out
 
 
+@pytest.mark.process
 def test_as_a_process_from_another_folder(muon, tmp_path):
     words = [sys.executable, str(ROOT / "scripts/stats.py"), "one", "muon.txt", "--step", "3200", "--json"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)

@@ -25,6 +25,8 @@ from speedrun.studies.page import page
 from speedrun.studies.picture import draw
 from speedrun.verify import verdict
 
+pytestmark = pytest.mark.process
+
 TINY = """
 question = "Is it small?"
 track = "laptop"

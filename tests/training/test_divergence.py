@@ -10,6 +10,8 @@ from speedrun.training.world import StopSignal, World
 from tests.support.trainer import QUICK, the_log
 from train_gpt import GPT, initialise
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.parametrize("recipe", ["aurora", "adamw"])
 def test_divergence_stops_with_weights_intact(laptop, tmp_path, recipe):

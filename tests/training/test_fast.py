@@ -24,6 +24,8 @@ from speedrun.training.world import World
 from tracks import GPT2_SMALL, ModelConfig
 from train_gpt import GPT, initialise
 
+pytestmark = pytest.mark.process
+
 TINY = dict(vocab_size=300, num_layers=3, model_dim=64, head_dim=32)
 
 

@@ -27,6 +27,7 @@ def one_rank(rank, port, folder, names):
     dist.destroy_process_group()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("other, told", [
     (dict(name="NVIDIA H100", uuid="6b"), {"driver_version": "570.1", "clocks.max.sm": "1980"}),
     (dict(name="NVIDIA A100", uuid="cc"), {})])  # one of which nvidia-smi says nothing

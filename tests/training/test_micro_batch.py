@@ -7,6 +7,8 @@ from speedrun.bench import measure
 from speedrun.cli import Refusal, command
 from speedrun.training.world import World
 
+pytestmark = pytest.mark.process
+
 TINY = ["--device", "cpu", "--track", "laptop", "--allow-custom", "--track.val_tokens", "256",
         "--track.context", "64", "--track.tokens_per_step", "1024", "--track.model.num_layers", "1",
         "--track.model.model_dim", "32"]

@@ -34,6 +34,7 @@ def test_names_shapes_loss_and_gradients_are_the_reference_models():
         assert p.grad.float().norm().item() == pytest.approx(GOLDEN["grad_norms"][name], rel=2e-2), name
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("track3-")])
 def test_twenty_steps_follow_the_row(name):
     recipe, number = RECIPES[name], name.removeprefix("track3-")
@@ -112,6 +113,7 @@ def test_attention_is_causal():
     assert model(ids, upto) != model(changed, upto)
 
 
+@pytest.mark.process
 def test_importing_prints_nothing_and_touches_no_file_and_no_network():
     code = ("import socket, builtins, os, sys\n"
             "def no(*a, **k): raise AssertionError('import reached the network')\n"

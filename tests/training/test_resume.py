@@ -20,6 +20,8 @@ from speedrun.verify.verdict import judge_record
 from tests.support.made_logs import make_log
 from tests.support.ranks import Trainer
 
+pytestmark = pytest.mark.process
+
 SMALL = ["--track", "laptop", "--device", "cpu", "--allow-custom", "--track.val_tokens", "4096",
          "--track.val_every", "10", "--track.tail", "0", "--track.model.num_layers", "1",
          "--track.tokens_per_step", "1024",

@@ -7,6 +7,8 @@ import pytest
 from speedrun.training.world import StopSignal
 from tests.support.trainer import start, the_log, wait_for
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.parametrize("number, code", [
     (signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)])

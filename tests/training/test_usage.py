@@ -14,6 +14,8 @@ from speedrun.log.folder import lock_folder
 from tests.support.ranks import limit_files
 from tests.support.trainer import QUICK, refused, start, the_log
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.parametrize("args, words", [
     (["--track", "lapto"], ["lapto", "did you mean laptop"]),

@@ -20,6 +20,8 @@ from tests.support.trainer import QUICK, SMALL, losses, the_log, train
 from tracks import TRACKS
 from train_gpt import GPT, initialise, lr_factor
 
+pytestmark = pytest.mark.process
+
 # modded-nanogpt's make_figures.py finds validations by this pattern, searched for in every line of a file.
 THEIR_PATTERN = re.compile(r"step:(\d+)/(\d+)\s+val_loss:([0-9.]+)")
 

@@ -218,6 +218,7 @@ def test_no_bytes_crash_it(tmp_path_factory, whole, data, at, cut, chained):
 ########################################
 
 
+@pytest.mark.process
 def test_rerun_trains_a_seed_again(laptop, capsys, tmp_path):
     words = ["--track", "laptop", "--steps", "3", "--seeds", "4", "--allow-custom",
              "--track.val_tokens=4096", "--track.tokens_per_step", "512", "--track.model.num_layers", "1"]
@@ -263,6 +264,7 @@ def test_rerun_refuses_other_code_and_other_tracks(capsys, tmp_path):
     assert verify.main([str(tmp_path), "--rerun"]) == 2
 
 
+@pytest.mark.process
 def test_from_another_folder_as_a_process(tmp_path):
     log = make_log(tmp_path / "log.txt", "--seeds 0 1 2")
     done = subprocess.run([sys.executable, ROOT / "scripts/verify.py", "log.txt", "none.txt"], cwd=tmp_path,
