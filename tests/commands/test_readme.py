@@ -1,17 +1,21 @@
-"""What README shows is what works: its stage, its recipe, its snippets, its figures of optimizers."""
-import json
+"""What README shows is what works and what the logs give: stage, recipe, snippets, board, every figure."""
 import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from datetime import datetime
 
 import pytest
 
+from data import shards
+from optimizers import RECIPES
 from speedrun import ROOT
 from speedrun.log.reader import read_log
 from speedrun.report import group
-from speedrun.stats import intervals, rule
+from speedrun.stats import intervals
+from speedrun.stats.crossing import mean_crossing
+from tracks import PRESETS, TRACKS
+from train_gpt import GPT
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
@@ -29,16 +33,20 @@ def test_the_stage_and_the_recipe_of_adding_an_optimizer(tmp_path):
     shutil.copytree(ROOT / "optimizers", tmp_path / "optimizers", ignore=leave)
     (tmp_path / "optimizers/sign.py").write_text(block("class SoftSign"))
     recipes = tmp_path / "optimizers/recipes.py"
-    text = recipes.read_text().replace("from .step", "from .sign import SoftSign\nfrom .step", 1)
-    recipes.write_text(text + "\n\n" + block("SOFTSIGN ="))
+    assert "`from .sign import SoftSign`" in README
+    text = recipes.read_text().replace("\nfrom .", "\nfrom .sign import SoftSign\nfrom .", 1)
+    recipes.write_text(text + "\n\n" + block("derive("))
     code = ("import torch\nfrom optimizers import MatrixOptimizer, resolve\n"
             "recipe = resolve('softsign', 'laptop'); recipe.check()\n"
             "p = torch.nn.Parameter(torch.zeros(3, 2)); p.grad = torch.ones(3, 2)\n"
             "MatrixOptimizer([p], recipe.matrices, recipe.lr).step()\n"
-            "print(recipe.lr, recipe.steps, (p < 0).all().item(), recipe.resolved()['matrices'][1])\n")
+            "print(recipe.lr, recipe.steps, (p < 0).all().item(), recipe.resolved()['matrices'][1])\n"
+            "muon, there = resolve('muon', 'laptop'), resolve('muon', 'sprint')\n"
+            "print(recipe.weight_decay == muon.weight_decay, recipe.aux == muon.aux,\n"
+            "      resolve('softsign', 'sprint').steps == there.steps)\n")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
                           timeout=60)
-    assert done.stdout == "0.004 300 True SoftSign(c=0.5)\n", done.stderr
+    assert done.stdout == "0.004 300 True SoftSign(c=0.5)\nTrue True True\n", done.stderr
 
 
 ALONE = """
@@ -79,21 +87,29 @@ def test_the_files_it_names_exist():
         assert (ROOT / path).exists() or path == "optimizers/sign.py", path
 
 
-SPEED_ROWS = {"`Muon`, quintic12": "muon quintic12", "`Aurora`, polish": "aurora polish",
-              "`Aurora`, restart, K = 2": "aurora restart", "`Muon`, quintic5": "muon quintic5"}
+def test_it_is_short():
+    assert len(README.splitlines()) <= 180
 
 
-def test_the_losses_it_states_are_those_of_the_pages_made_from_logs():
-    section = README.split("## What the `laptop` track shows")[1].split("\n## ")[0]
-    pages = [*ROOT.glob("records/studies/*/README.md"), ROOT / "docs/findings.md",
-             ROOT / "docs/laptop/table.md"]
-    there = {number for page in pages for number in re.findall(r"\d+\.\d{4}", page.read_text())}
-    for name in ("normuon", "unormuon"):
-        a, b = (group.read_group([record(of)]).losses_at(300) for of in (name, "aurora"))
-        found = intervals.compare(a, b)
-        there |= {f"{abs(found[key]):.4f}" for key in ("mean", "low", "high")}
-    stated = re.findall(r"(?<![\d.])\d*\.\d{4}(?!\d)", section)
-    assert len(stated) > 50 and [n for n in stated if f"{float(n):.4f}" not in there] == []
+########################################
+#               Figures                #
+########################################
+
+
+def section(title):
+    return README.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+def rows(text, first):
+    """The cells of each row of the table whose head begins with `first`, without their marks."""
+    lines = text.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith(f"| {first}"))
+    table = []
+    for line in lines[at + 2:]:
+        if not line.startswith("|"):
+            return table
+        table.append([cell.strip().strip("`") for cell in line.split("|")[1:-1]])
+    return table
 
 
 def record(recipe):
@@ -101,35 +117,95 @@ def record(recipe):
     return folder
 
 
-def test_the_records_losses_are_those_of_earlier_code_on_another_processor():
-    differences = {}
-    for recipe in ("muon", "normuon", "unormuon", "aurora", "adamw"):
-        new, differences[recipe] = read_log(next(record(recipe).glob("*.xz"))), []
-        for path in (ROOT / "records" / "studies" / "ladder" / recipe).glob("*.xz"):
-            old = read_log(path)
-            for name in ("lr", "weight_decay", "momentum", "steps", "schedule_steps", "cooldown_frac"):
-                assert old.header["recipe"][name] == new.header["recipe"][name]
-            assert old.header["hardware"]["name"] != new.header["hardware"]["name"]
-            differences[recipe] += [abs(a.val_loss - b.val_loss) for seed in old.series
-                                    for a, b in zip(old.series[seed], new.series[seed], strict=True)]
-    adamw = differences.pop("adamw")
-    others = [difference for of in differences.values() for difference in of]
-    assert (len(others), len(adamw)) == (272, 85) and max(others) < 4.1e-5 and max(adamw) < 1.61e-4
+def test_its_board_is_what_the_logs_give():
+    table, target = rows(README, "first to 1.38"), TRACKS["laptop"].target
+    assert target == 1.38 and "five seeds" in README
+    for recipe, step, crossing, loss, log in table:
+        folder = record(recipe)
+        found = group.read_group([folder])
+        official, mean = found.official_step(target), mean_crossing(found.on_grid, target)
+        losses = intervals.mean_interval(found.losses_at(found.last_step).values())
+        shown = official and f"{mean['mean']:.1f} ({mean['low']:.1f} to {mean['high']:.1f})"
+        assert len(found.series) == 5 and log == f"[{folder.name[:10]}](records/laptop/{folder.name})"
+        assert step == (str(official["step"]) if official else "not reached"), recipe
+        assert crossing == (shown or "no seed crosses") and loss == f"{losses['mean']:.4f}", recipe
+    order = [float(row[2].split()[0]) for row in table[:-1]]
+    assert order == sorted(order) and table[-1][2] == "no seed crosses"
+    assert {row[0] for row in table} == {path.name[11:] for path in (ROOT / "records/laptop").iterdir()}
 
 
-def test_the_table_of_the_optimizers_on_a_cpu_is_that_of_its_json():
-    rows = {row["name"]: row for row in json.loads((ROOT / "docs/optimizers_cpu.json").read_text())["rows"]}
-    text = (ROOT / "docs/speed.md").read_text().split("## The optimizers' step on a CPU")[1].split("\n## ")[0]
-    lines = [line for line in text.splitlines() if line.startswith("| `")]
-    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
-    row = None
-    for name, *cells in table:  # "the same steps" are those of the row above
-        row = rows["torch.M" + row["name"][1:] if "the same steps" in name else SPEED_ROWS[name]]
-        spread = f"{row['row_spread']:{'.2g' if row['row_spread'] < .1 else '.3f'}}"
-        shown = (f"{row['ratio']:.2f}", f"{row['gflop']:.1f}", f"{row['peak_mib']:.1f}", spread,
-                 f"{row['sigma_max']:.3f}")
-        assert [float(cell) for cell in cells] == [float(figure) for figure in shown], name
-    assert len(table) == 6
-    torchs = rows["torch.Muon quintic12"]["ratio"]
-    assert f"torch's takes {torchs:.2f} times as long" in README
-    assert f"`Aurora(schedule=\"polish\")` {rows['aurora polish']['ratio']:.2f} times" in README
+def test_its_table_of_tracks_is_that_of_the_code(laptop):
+    table = {row[0]: row[1:] for row in rows(README, "track | data")}
+    assert list(table) == list(TRACKS)
+    for name, (_, _, tokens, target) in table.items():
+        track = TRACKS[name]
+        assert tokens == f"{track.tokens_per_step:,}"
+        assert target.split(":")[0] == ("none" if track.target is None else f"{track.target:g}")
+    fineweb, small = TRACKS["fineweb-124m"], TRACKS["laptop"]
+    assert f"first {fineweb.val_tokens:,} validation tokens" in table["fineweb-124m"][0]
+    assert f"{fineweb.model.num_layers} layers, width {fineweb.model.model_dim}" in table["fineweb-124m"][1]
+    tokens = sum(path.stat().st_size // 2 - 512 for path in laptop.glob("*_train_*.bin"))
+    assert table["laptop"][0] == f"{tokens / 1e6:.1f} MB of bytes; {small.val_tokens:,} validation tokens"
+    assert table["laptop"][1] == f"{small.model.num_layers} layers, width {small.model.model_dim}"
+    assert f"the track's {fineweb.tokens_per_step:,} tokens" in README
+    assert PRESETS.keys() == {"350m", "1b"} and "`350m` and `1b` are models without a track" in README
+
+
+def test_the_run_it_shows_is_the_one_whose_log_it_links():
+    log, text = read_log(ROOT / "docs/laptop/first_run.txt.xz"), section("Try it")
+    outcome = next(data for _, kind, data in log.events if kind == "outcome")
+    assert (f"seed 0: val_loss {outcome['val_loss']:.4f} at step {outcome['steps']}; target 1.38 reached at "
+            f"step {outcome['reached']['step']} after {outcome['reached']['seconds']:.1f} s; "
+            f"{outcome['tokens_per_second']:,} tokens/s on 1 x cpu") in text
+    assert f"{outcome['train_time']:.0f} s of them training" in text
+    start, end = (datetime.fromisoformat(next(data[key] for _, kind, data in log.events if kind == name))
+                  for name, key in (("log", "started"), ("end", "ended")))
+    assert "under 6 minutes" in text and 300 < (end - start).total_seconds() < 360
+    parameters = sum(p.numel() for p in GPT(TRACKS["laptop"].model).parameters())
+    assert f"{parameters / 1e6:.2f} million parameters" in text
+    assert f"{outcome['steps'] * TRACKS['laptop'].tokens_per_step / 1e6:.1f} million bytes" in text
+    assert f"{outcome['steps']} steps" in text
+
+
+def test_what_it_fetches_is_what_the_recipe_reads():
+    words = shards.fetch_words(TRACKS["fineweb-124m"], RECIPES["aurora"].steps)
+    assert f"python {words}  " in README
+    count = int(words.split()[-1])
+    size = (count + 1) * 2 * 100_000_000 / 1e9  # and the validation shard
+    assert f"{count} training shards, {size:.1f} GB" in README and f"fetches {size:.1f} GB" in README
+
+
+CLAIMS = {  # README's sentence -> rows of docs/findings.md that say so, with their verdicts
+    "Aurora, NorMuon and U-NorMuon all end below it. Holds.": [
+        ("Aurora is below Muon", "holds"), ("NorMuon is below Muon", "holds"),
+        ("U-NorMuon is below Muon", "holds")],
+    "NorMuon ends below Aurora. Holds, and may be its scope": [
+        ("Aurora is below NorMuon, five seeds", "does not hold")],
+    "with Aurora on both sides of the MLP no difference is seen": [
+        ("Aurora on both sides of the MLP is below NorMuon", "not shown at this scale")],
+    "a loss of gain is not shown": [
+        ("K = 1 (rows before one polar) is worse than K = 2", "not shown at this scale")],
+    "After four times the steps Aurora and NorMuon are still below Muon": [
+        ("Aurora is still below Muon (difference in loss)", "holds"),
+        ("NorMuon is still below Muon (difference in loss)", "holds")],
+}
+
+
+@pytest.mark.parametrize("sentence", CLAIMS)
+def test_what_was_found_has_the_verdict_of_the_findings(sentence):
+    assert sentence in section("What has been found").replace("\n  ", " ")
+    found = (ROOT / "docs/findings.md").read_text()
+    for claim, verdict in CLAIMS[sentence]:
+        line, = (line for line in found.splitlines() if line.startswith(f"| {claim} |"))
+        assert line.split("|")[3].strip() == verdict
+
+
+def test_what_was_found_has_the_figures_of_the_findings():
+    text, found = section("What has been found"), (ROOT / "docs/findings.md").read_text()
+    shares = re.findall(r"[\d.]+ %", text)
+    assert shares and all(f"dead by leverage in these logs is {share}" in found for share in shares)
+    both, aurora, muon = (float(re.search(rf"^\| .?`{cell}`.*?\| ([\d.]+) \(sd", found, flags=re.M)[1])
+                          for cell in ("aurora-x4", "aurora-x1", "muon-x1"))
+    gains = [float(re.search(rf"{claim}.*?\| ([-+.\d]+) ", found)[1])
+             for claim in ("Aurora is still below Muon", "Aurora is below Muon")]
+    assert both < aurora < muon and "by about half as much" in text and 0.4 < gains[0] / gains[1] < 0.6
