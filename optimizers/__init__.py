@@ -15,6 +15,7 @@ from torch import nn
 from .aurora import Aurora, BalancedPolar
 from .balance import balanced_polar
 from .contra import Contra
+from .decay import CautiousDecay, Decay
 from .equilibrate import Equilibrate
 from .floor import UpdateFloor
 from .hyperball import Hyperball
@@ -25,9 +26,9 @@ from .normuon import NorMuon, RowNorm, RowVariance, UNorMuon
 from .polar import polar
 from .recipes import RECIPES, AdamW, Init, Recipe, resolve
 from .riemannian import RiemannianAurora, RiemannianPolar, constrained_polar, reference_optimum
+from .scale import AspectScale, RootMeanSquare
 from .soap import Soap
 from .stage import Context, Stage
-from .step import AspectScale, CautiousDecay, Decay, RootMeanSquare
 from .wrappers import EmaNesterov, TailAverage, Wrapper
 
 __all__ = ["Aurora", "RiemannianAurora", "Muon", "NorMuon", "UNorMuon", "MatrixOptimizer", "Stage",

@@ -5,11 +5,12 @@ import torch
 from torch import Tensor
 
 from .balance import SCHEDULES, balanced_polar, balances_rows, correction, row_norms
+from .decay import Decay
 from .matrix import MatrixOptimizer
 from .momentum import Nesterov
 from .polar import PRECISIONS, check_method, polar
+from .scale import AspectScale
 from .stage import Context, Stage, check_range
-from .step import AspectScale, Decay
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .scale import frobenius, ratio
 from .stage import Context, Stage, check_range
-from .step import frobenius, ratio
 
 
 def spectral_norm(X: Tensor, iterations: int = 5) -> Tensor:

@@ -16,12 +16,13 @@ Source: arXiv 2606.27715, section 4.1 (leverage of the momentum, death below 1 %
 import torch
 from torch import Tensor, nn
 
+from .decay import CautiousDecay, Decay
 from .floor import UpdateFloor
 from .hyperball import Hyperball
 from .matrix import MatrixOptimizer
 from .momentum import Nesterov
+from .scale import AspectScale, RootMeanSquare, frobenius, ratio
 from .stage import Context
-from .step import AspectScale, CautiousDecay, Decay, RootMeanSquare, frobenius, ratio
 
 SCALES = (AspectScale, RootMeanSquare, UpdateFloor, Hyperball)
 METRICS = ("leverage_dead", "leverage_spread", "row_spread", "orthogonality", "alignment", "update_ratio")

@@ -3,8 +3,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .scale import frobenius, ratio
 from .stage import Context, Stage
-from .step import frobenius, ratio
 
 
 @dataclass(frozen=True)

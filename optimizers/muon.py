@@ -3,11 +3,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .decay import Decay
 from .matrix import MatrixOptimizer
 from .momentum import Nesterov
 from .polar import PRECISIONS, check_method, polar
+from .scale import AspectScale
 from .stage import Context, Stage
-from .step import AspectScale, Decay
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ import torch
 from torch import Tensor
 
 from .balance import balances_rows
+from .decay import Decay
 from .matrix import MatrixOptimizer
 from .momentum import Nesterov
 from .muon import Polar
+from .scale import AspectScale, RootMeanSquare, frobenius, ratio
 from .stage import Context, Stage, check_range
-from .step import AspectScale, Decay, RootMeanSquare, frobenius, ratio
 
 FORMS = ("track3", "paper")
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from .aurora import BalancedPolar
 from .balance import BALANCES
 from .contra import Contra
+from .decay import Decay
 from .equilibrate import Equilibrate
 from .floor import UpdateFloor
 from .hyperball import Hyperball
@@ -15,7 +16,7 @@ from .momentum import Nesterov
 from .muon import Polar
 from .normuon import RowNorm, RowVariance
 from .riemannian import RiemannianPolar
-from .step import AspectScale, Decay
+from .scale import AspectScale
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,12 @@ import torch
 from torch import Tensor
 
 from .balance import balances_rows
+from .decay import Decay
 from .matrix import MatrixOptimizer
 from .momentum import Nesterov
 from .polar import PRECISIONS, by_largest, check_method, iteration_dtype, polar
+from .scale import AspectScale, frobenius, ratio
 from .stage import Context, Stage
-from .step import AspectScale, Decay, frobenius, ratio
 
 RELAXATION = 1.5   # w: contracts best for eigenvalues of P o P / r in 0 .. .7, what generic matrices have
 FEASIBLE = 1e-10   # the reference's constraint errors, see Iterate

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .scale import ratio
 from .stage import Context, Stage, check_range
-from .step import ratio
 
 
 def schatten4(X: Tensor) -> Tensor:
