@@ -84,12 +84,12 @@ def test_normuon(shape, form):
         U = polar(g.lerp(M, 0.95))
         axis = 1 if form == "paper" or rows >= cols else 0
         v = 0.95 * v + 0.05 * U.square().mean(dim=axis, keepdim=True)
-        O = U / v.sqrt()
+        even = U / v.sqrt()
         if form == "track3":
-            O = O * U.norm() / O.norm() * max(1, rows / cols) ** 0.5
+            even = even * U.norm() / even.norm() * max(1, rows / cols) ** 0.5
         else:
-            O = O * 0.2 * (rows * cols) ** 0.5 / O.norm()
-        W = W * (1 - 0.05 * 0.025) - 0.05 * O
+            even = even * 0.2 * (rows * cols) ** 0.5 / even.norm()
+        W = W * (1 - 0.05 * 0.025) - 0.05 * even
     assert torch.allclose(p, W, atol=1e-5)
 
 
