@@ -148,7 +148,7 @@ def _parsed(text: str, when: str) -> ast.Module:
 
 def wanted(recipe: Recipe) -> list[tuple[str, str]]:
     """(path, name) of what the sections of `recipe` call."""
-    calls = [("optimizers/recipes.py", "Init"), ("optimizers/__init__.py", "roles"),
+    calls = [("optimizers/recipes.py", "Init"), ("optimizers/build.py", "roles"),
              ("train_gpt.py", "initialise")]
     if isinstance(recipe.matrices, AdamW):
         return calls
