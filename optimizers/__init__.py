@@ -20,7 +20,8 @@ from .momentum import Nesterov
 from .muon import Muon, Polar
 from .normuon import NorMuon, RowNorm, RowVariance, UNorMuon
 from .polar import polar
-from .recipes import RECIPES, AdamW, Init, Recipe, resolve
+from .recipe import AdamW, Auxiliary, Balance, Init, Recipe
+from .recipes import RECIPES, derive, resolve
 from .riemannian import RiemannianAurora, RiemannianPolar, constrained_polar, reference_optimum
 from .scale import AspectScale, RootMeanSquare
 from .soap import Soap
@@ -31,5 +32,5 @@ __all__ = ["Aurora", "RiemannianAurora", "Muon", "NorMuon", "UNorMuon", "MatrixO
            "Context", "Nesterov", "Polar", "BalancedPolar", "RiemannianPolar", "RowVariance", "RowNorm",
            "Equilibrate", "Contra", "Soap", "AspectScale", "RootMeanSquare", "UpdateFloor", "Decay",
            "CautiousDecay", "Hyperball", "Wrapper", "EmaNesterov", "TailAverage", "polar", "balanced_polar",
-           "constrained_polar", "reference_optimum", "RECIPES", "Recipe", "Init", "resolve",
-           "build_optimizers", "build_wrappers", "roles"]
+           "constrained_polar", "reference_optimum", "RECIPES", "Recipe", "Auxiliary",
+           "Balance", "Init", "AdamW", "resolve", "derive", "build_optimizers", "build_wrappers", "roles"]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from .matrix import MatrixOptimizer
-from .recipes import AdamW, Recipe
+from .recipe import AdamW, Recipe
 from .wrappers import Wrapper
 
 

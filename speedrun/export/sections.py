@@ -9,7 +9,7 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-from optimizers.recipes import AdamW, Recipe
+from optimizers.recipe import AdamW, Recipe
 from speedrun.cli import Refusal, near
 from speedrun.text import printable
 
@@ -148,7 +148,7 @@ def _parsed(text: str, when: str) -> ast.Module:
 
 def wanted(recipe: Recipe) -> list[tuple[str, str]]:
     """(path, name) of what the sections of `recipe` call."""
-    calls = [("optimizers/recipes.py", "Init"), ("optimizers/build.py", "roles"),
+    calls = [("optimizers/recipe.py", "Init"), ("optimizers/build.py", "roles"),
              ("train_gpt.py", "initialise")]
     if isinstance(recipe.matrices, AdamW):
         return calls

@@ -2,7 +2,7 @@
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
-from optimizers.recipes import with_field
+from optimizers.recipe import with_field
 from speedrun.cli import Refusal, near
 from speedrun.log.command import split_overrides
 
