@@ -34,11 +34,11 @@ COEFFICIENTS = {
     # arXiv 2505.16932, for [1e-3, 1] with cushion and safety .02 as in modded-nanogpt's track 1.
     "polar_express": composition(lower=1e-3, steps=5),
 }
-METHODS = (*COEFFICIENTS, "gram", "exact")
 PRECISIONS = {None: None, **{name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}}
 CPU_LARGE = 2**19  # entries of a large matrix, see batched
 CPU_STRIP = 256  # its rows that syrk multiplies at once
-# gram: the steps of quintic12 in three segments, X formed anew between them; without that, eigenvalues that
+UNSAFE = {"gram": "bfloat16"}  # method -> the precision in which it may diverge
+# gram: the steps of quintic12 in three segments, X formed again between them; without that, eigenvalues that
 # rounding made negative grow until they overflow. https://github.com/Dao-AILab/gram-newton-schulz
 GRAM_SEGMENTS = ((QUINTIC,) * 4,) * 3
 
@@ -52,19 +52,9 @@ def polar(G: Tensor, method: str = "quintic12", dtype: torch.dtype | None = None
     """
     if method not in METHODS:
         raise ValueError(f"polar: unknown method {method!r}; known: {', '.join(METHODS)}")
-    if method == "exact":
-        U, S, Vh = torch.linalg.svd(G.double(), full_matrices=False)
-        tiny = S[..., :1] * 1e-12  # a zero singular value has no direction: it stays zero, as it does below
-        return (U * (S > tiny).unsqueeze(-2) @ Vh).to(G.dtype)
-    if method == "gram" and dtype == torch.bfloat16:
-        raise ValueError("polar: gram may diverge in bfloat16; use float16 or float32, or another method")
-    X = unit(G, dtype or iteration_dtype(G, method))
-    if method != "gram":
-        X = newton_schulz(X, COEFFICIENTS[method])
-    elif X.size(-2) == X.size(-1):
-        X = newton_schulz(X, COEFFICIENTS["quintic12"])  # for a square matrix the plain form is cheaper
-    else:
-        X = gram_newton_schulz(X) if X.size(-2) > X.size(-1) else gram_newton_schulz(X.mT).mT
+    if method in OTHERS:
+        return OTHERS[method](G, dtype).to(G.dtype)
+    X = newton_schulz(unit(G, dtype or iteration_dtype(G)), COEFFICIENTS[method])
     return X.reshape(G.shape).to(G.dtype)
 
 
@@ -73,15 +63,14 @@ def check_method(stage: str, method: str, precision: str | None) -> None:
     for what, value, known in (("polar", method, METHODS), ("precision", precision, PRECISIONS)):
         if value not in known:
             raise ValueError(f"{stage}: unknown {what} {value!r}; known: {', '.join(map(str, known))}")
-    if (method, precision) == ("gram", "bfloat16"):
-        raise ValueError(f"{stage}: gram may diverge in bfloat16; use float16 or float32, or another method")
+    if precision is not None and precision == UNSAFE.get(method):
+        raise ValueError(f"{stage}: {method} may diverge in {precision}; use float16 or float32, or another "
+                         "method")
 
 
-def iteration_dtype(G: Tensor, method: str = "quintic12") -> torch.dtype:
-    """The precision `polar` iterates in where none is asked for."""
-    if G.is_cuda:
-        return torch.float16 if method == "gram" else torch.bfloat16
-    return torch.promote_types(G.dtype, torch.float32)
+def iteration_dtype(G: Tensor, half: torch.dtype = torch.bfloat16) -> torch.dtype:
+    """The precision of the iteration where none is asked for: `half` on CUDA."""
+    return half if G.is_cuda else torch.promote_types(G.dtype, torch.float32)
 
 
 def unit(G: Tensor, dtype: torch.dtype) -> Tensor:
@@ -150,6 +139,25 @@ def syrk(X: Tensor, C: Tensor | None = None, beta: float = 0.0, alpha: float = 1
     return found
 
 
+def exact(G: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """The polar factor by the SVD in float64; `dtype` does not apply."""
+    U, S, Vh = torch.linalg.svd(G.double(), full_matrices=False)
+    tiny = S[..., :1] * 1e-12  # a zero singular value has no direction: it stays zero, as it does elsewhere
+    return U * (S > tiny).unsqueeze(-2) @ Vh
+
+
+def gram(G: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """quintic12 on the Gram matrix of the short side; ValueError in bfloat16."""
+    if dtype == torch.bfloat16:
+        raise ValueError("polar: gram may diverge in bfloat16; use float16 or float32, or another method")
+    X = unit(G, dtype or iteration_dtype(G, torch.float16))
+    if X.size(-2) == X.size(-1):
+        X = newton_schulz(X, COEFFICIENTS["quintic12"])  # for a square matrix the plain form is cheaper
+    else:
+        X = gram_newton_schulz(X) if X.size(-2) > X.size(-1) else gram_newton_schulz(X.mT).mT
+    return X.reshape(G.shape)
+
+
 def gram_newton_schulz(X: Tensor) -> Tensor:
     """quintic12 of a tall X by its Gram matrix R = X'X: Q <- Q Z and R <- Z R Z with Z = aI + bR + cR^2, and
     X <- X Q at the end of each segment.
@@ -171,3 +179,10 @@ def gram_newton_schulz(X: Tensor) -> Tensor:
                 R = (R + R.mT) / 2
         X = X @ Q
     return X
+
+
+OTHERS = {  # methods that are no polynomial in G
+    "gram": gram,
+    "exact": exact,
+}
+METHODS = (*COEFFICIENTS, *OTHERS)
