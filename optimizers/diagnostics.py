@@ -22,7 +22,7 @@ from .hyperball import Hyperball
 from .matrix import MatrixOptimizer
 from .momentum import Nesterov
 from .scale import AspectScale, RootMeanSquare, frobenius, ratio
-from .stage import Context
+from .stage import context, scalars_of
 
 SCALES = (AspectScale, RootMeanSquare, UpdateFloor, Hyperball)
 METRICS = ("leverage_dead", "leverage_spread", "row_spread", "orthogonality", "alignment", "update_ratio")
@@ -65,10 +65,7 @@ def measure(M: Tensor, U: Tensor, step: Tensor, W: Tensor) -> Tensor:
 def direction(optimizer: MatrixOptimizer, stack, M: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
     """What the chain makes of the momentum, on a copy of its state and without decay: (U, the step lr U with
     the chain's scales)."""
-    group, scalar = stack.group, torch.tensor
-    ctx = Context(weight=W, grad=M, lr=scalar(float(group["lr"])), lr_peak=scalar(float(group["lr"])),
-                  weight_decay=scalar(0.0), momentum=scalar(0.0), step=scalar(float(group["step"])),
-                  balance=group["balance"],
+    ctx = context(W, stack.group["balance"], M, scalars_of(stack.group, weight_decay=0.0, momentum=0.0),
                   state={name: value.clone() for name, value in stack.state.items()})
     U, scale = M, 1
     for stage in optimizer.chain:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .balance import BALANCES
-from .stage import Context, run_chain
+from .stage import init_state, run_chain, scalars_of
 
 # torch 2.13 renamed the collectives of one tensor; 2.11 has only the old names.
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
@@ -60,12 +60,8 @@ class Stack:
     def allocate(self, chain, old: dict) -> None:
         """State for the owned matrices, as per-parameter views in `old`; what `old` holds already stays."""
         weight = self.batch(self.owned, len(self.owned))
-        zero = torch.zeros((), device="cpu")
         names = self.names[self.first:self.first + len(self.owned)]
-        ctx = Context(weight, weight, zero, zero, zero, zero, zero, self.group["balance"], names)
-        for stage in chain:
-            stage.init(ctx)
-        self.state = ctx.state
+        self.state = init_state(chain, weight, self.group["balance"], names)
         for i, p in enumerate(self.owned):
             for name, value in self.state.items():
                 # A row's or column's own state is of no use where the balance has changed sides since.
@@ -363,13 +359,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
         weight = stack.batch(stack.owned, stack.per_rank)
         if count == 0:
             return weight
-        lr = group["lr"]
-        scalars = dict(lr=lr, lr_peak=group.get("initial_lr", lr), weight_decay=group["weight_decay"],
-                       momentum=group["momentum"], step=group["step"])
-        scalars = {name: value.float() if isinstance(value, Tensor) else
-                   torch.tensor(value, dtype=torch.float32, device="cpu") for name, value in scalars.items()}
         with torch.autocast(weight.device.type, enabled=False):  # or it would lower the polar's precision
-            new = self._run(weight[:count], grad[:count], stack.state, scalars, group, skip)
+            new = self._run(weight[:count], grad[:count], stack.state, scalars_of(group), group, skip)
         return new if count == stack.per_rank else torch.cat((new, weight[count:]))
 
     def _run(self, weight: Tensor, grad: Tensor, state: dict, scalars: dict, group: dict, skip) -> Tensor:

@@ -1,14 +1,16 @@
 """Stage: one function of the update, on a stack of equal-shaped matrices; and a step through a chain."""
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Context:
-    """What a stage sees of its stack. Scalars are 0-d tensors on the CPU, so that a schedule neither
-    recompiles nor copies (not compiled, CUDA's addcmul takes such a one as its last tensor alone)."""
+    """What a stage sees of its stack; `context` makes one. Scalars are 0-d tensors on the CPU, so that a
+    schedule neither recompiles nor copies (not compiled, CUDA's addcmul takes one as its last tensor only).
+    """
 
     weight: Tensor                 # (batch, rows, cols), read only except in after_step
     grad: Tensor                   # (batch, rows, cols), the raw gradient, read only
@@ -18,10 +20,29 @@ class Context:
     momentum: Tensor
     step: Tensor                   # calls of step() before this one, skipped ones too
     balance: str | None            # the side that is evened out, by the stages that do
-    names: list = field(default_factory=list)  # of the parameters, for a refusal by init
+    names: Sequence = ()           # of the parameters, for a refusal by init
     first: bool = False            # the optimizer's first step; False unless a stage asks_first
     before: Tensor | None = None   # in after_step: the weight before this step
     state: dict[str, Tensor] = field(default_factory=dict)  # stages may write into entries, or replace them
+
+
+SCALARS = ("lr", "lr_peak", "weight_decay", "momentum", "step")
+
+
+def scalars_of(group: dict, **instead) -> dict[str, Tensor]:
+    """What stages see of a param group's numbers, as 0-d float32 tensors on the CPU; `instead` replaces
+    some of them."""
+    values = {**group, "lr_peak": group.get("initial_lr", group["lr"]), **instead}
+    return {name: values[name].float() if isinstance(values[name], Tensor) else
+            torch.tensor(values[name], dtype=torch.float32, device="cpu") for name in SCALARS}
+
+
+def context(weight: Tensor, balance: str | None, grad: Tensor | None = None, scalars: dict | None = None,
+            **more) -> Context:
+    """The context of a stack. Where nothing is stepped yet, the gradient is the weight, the scalars zero."""
+    if scalars is None:
+        scalars = dict.fromkeys(SCALARS, torch.zeros((), device="cpu"))
+    return Context(weight=weight, grad=weight if grad is None else grad, balance=balance, **scalars, **more)
 
 
 def check_range(part, name: str, interval: str) -> None:
@@ -52,6 +73,14 @@ class Stage:
         """Optional, after W <- W - lr update: refresh a basis, or pin a norm by assigning ctx.weight."""
 
 
+def init_state(chain, weight: Tensor, balance: str | None, names=()) -> dict[str, Tensor]:
+    """What the stages of `chain` keep for the matrices `weight` (batch, rows, cols), as it is at first."""
+    ctx = context(weight, balance, names=names)
+    for stage in chain:
+        stage.init(ctx)
+    return ctx.state
+
+
 def run_chain(chain, weight, grad, state, scalars, balance, first, skip) -> Tensor:
     """One step of `chain` on a stack: returns the new weight and writes `state` in place.
 
@@ -63,7 +92,7 @@ def run_chain(chain, weight, grad, state, scalars, balance, first, skip) -> Tens
 
     high = torch.promote_types(weight.dtype, torch.float32)
     grad = unless_skipped(grad.to(high), 0)  # a stage that decomposes it must not meet a NaN
-    ctx = Context(weight=weight.to(high), grad=grad, balance=balance, first=first, **scalars)
+    ctx = context(weight.to(high), balance, grad, scalars, first=first)
     # Where the step may yet be skipped, stages write into copies (which a compiler leaves out).
     ctx.state = {name: value.to(high, copy=skip is not None) for name, value in state.items()}
     update = ctx.grad

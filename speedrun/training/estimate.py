@@ -27,7 +27,7 @@ from torch import nn
 
 from optimizers import MatrixOptimizer, Recipe, build_optimizers
 from optimizers.matrix import Stack
-from optimizers.stage import Context
+from optimizers.stage import init_state
 from tracks import Track
 
 from .world import divisor
@@ -73,19 +73,12 @@ def chain_state_bytes(chain, stack: Stack) -> int:
     for stage in chain:
         weight, copies = torch.empty((len(stack.owned), *p.shape), device="meta"), 1
         try:
-            state = _state(stage, weight, stack)
+            state = init_state((stage,), weight, stack.group["balance"])
         except NotImplementedError:  # a stage that looks at the values of its weights
             weight, copies = torch.ones((1, *p.shape)), len(stack.owned)
-            state = _state(stage, weight, stack)
+            state = init_state((stage,), weight, stack.group["balance"])
         total += copies * sum(value.nbytes for value in state.values())
     return total
-
-
-def _state(stage, weight, stack: Stack) -> dict:
-    zero = torch.zeros(())
-    ctx = Context(weight, weight, zero, zero, zero, zero, zero, stack.group["balance"], stack.names)
-    stage.init(ctx)
-    return ctx.state
 
 
 def _stacks(optimizer: MatrixOptimizer, world_size: int) -> list[Stack]:
