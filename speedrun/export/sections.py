@@ -19,12 +19,12 @@ UPSTREAM = "modded-nanogpt's records/track_3_optimization/train_gpt_simple.py"
 OPTIMIZER, HYPERPARAMETERS = "Optimizer", "Init & Optim Hyperparams"
 BOX = re.compile(r"^( *)(#{20,})\r?\n\1#[ ]+(\S.*?)[ ]+#\r?\n\1\2\r?\n", re.MULTILINE)
 GIVEN = ("model", "print0")  # by other sections, to ours
-OURS = [Import("sys", None, "sys"), Import("torch", None, "torch"),
-        Import("torch.distributed", None, "dist")]  # what the sections' own lines use
+OURS = [Import("hashlib", None, "hashlib"), Import("sys", None, "sys"), Import("torch", None, "torch")]
+TABLES = [("optimizers/polar.py", name) for name in ("COEFFICIENTS", "OTHERS", "UNSAFE")]  # by method
 
 OPTIMIZER_SECTION = '''
-# Written by scripts/export.py of aurora-speedrun, whose files are named below. Classes and functions are as
-# they are there, word for word, and need torch alone.
+# Written by scripts/export.py of aurora-speedrun, which has the files named below. Classes and functions are
+# as they are there, less what follows the first paragraph of a docstring. They need torch alone.
 
 {imports}{code}'''
 
@@ -37,19 +37,32 @@ warmup_steps = {recipe.warmup_steps}
 # Called as FILE TRIALS, trial k has seed k; as FILE FIRST_SEED TRIALS, it has seed FIRST_SEED + k.
 seed = {trial} + (int(sys.argv[1]) if len(sys.argv) > 2 else 0)
 print0(f"Using seed={{seed}}", console=True)
-initialise(model, seed, {recipe.init!r})
+variances = {{"attn.proj": {init.attn_proj!r}, "mlp.fc": {init.up!r}, "mlp.proj": {init.down!r}, "proj": 0.0}}
+for name, p in model.named_parameters():
+    variance = variances.get(".".join(name.split(".")[-3:-1]), 0.33)  # times fan-in
+    if name.endswith("gains"):
+        p.data.fill_(1)
+    elif name.endswith("bias") or not variance:
+        p.data.zero_()
+    else:  # from a generator of its own
+        digest = hashlib.sha256(f"{{seed}}/{{name}}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        std = 1.0 if name == "embed.weight" else (variance / p.size(-1)) ** 0.5
+        p.data.copy_(torch.randn(p.shape, generator=generator) * std)
 
-by_role = roles(model)
 adamw = torch.optim.AdamW(
-    [dict(params=by_role["embed"], lr={aux.embed_lr!r}),
-     dict(params=by_role["head"], lr={aux.head_lr!r}),
-     dict(params=by_role["vector"], lr={aux.vector_lr!r})],
+    [dict(params=[model.embed.weight], lr={aux.embed_lr!r}),
+     dict(params=[model.proj.weight], lr={aux.head_lr!r}),
+     dict(params=[p for p in model.parameters() if p.ndim < 2], lr={aux.vector_lr!r})],
     betas=({aux.beta1!r}, {aux.beta2!r}), eps={aux.eps!r}, weight_decay={aux.weight_decay!r}, fused=True)
+attn, up, down = ([(name, p) for name, p in model.named_parameters() if part in name and p.ndim == 2]
+                  for part in (".attn.", ".mlp.fc.", ".mlp.proj."))
 {matrices}
 optimizers = [adamw, matrices]
-for opt in optimizers:
-    for group in opt.param_groups:
-        group["initial_lr"] = group["lr"]
+groups = [group for opt in optimizers for group in opt.param_groups]
+assert {{p for group in groups for p in group["params"]}} == set(model.parameters())
+for group in groups:
+    group["initial_lr"] = group["lr"]
 
 def set_hparams(step):
     warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
@@ -62,20 +75,18 @@ def set_hparams(step):
 
 ADAMW = '''\
 matrices = torch.optim.AdamW(
-    [*by_role["attn"], *by_role["up"], *by_role["down"]],
-    lr={recipe.lr!r}, betas=({adam.beta1!r}, {adam.beta2!r}), eps={adam.eps!r},
+    [*attn, *up, *down], lr={recipe.lr!r}, betas=({adam.beta1!r}, {adam.beta2!r}), eps={adam.eps!r},
     weight_decay={recipe.weight_decay!r}, fused=True)'''
 
 CHAIN = '''\
-matrices = SummedGradientOptimizer(
-    [dict(params=by_role["attn"], balance={balance.attn!r}),
-     dict(params=by_role["up"], balance={balance.up!r}),
-     dict(params=by_role["down"], balance={balance.down!r})],
+matrices = ChainOptimizer(
+    [dict(params=attn, balance={balance.attn!r}),
+     dict(params=up, balance={balance.up!r}),
+     dict(params=down, balance={balance.down!r})],
     chain=(
         {chain},
     ),
-    lr={recipe.lr!r}, weight_decay={recipe.weight_decay!r}, momentum={recipe.momentum!r},
-    process_group=dist.group.WORLD)'''
+    lr={recipe.lr!r}, weight_decay={recipe.weight_decay!r}, momentum={recipe.momentum!r})'''
 
 
 @dataclass(frozen=True)
@@ -124,7 +135,8 @@ def export(text: str, recipe: Recipe, root: Path) -> str:
     tree = _parsed(rest, "without these two sections")
     cut = hyperparameters.start - (optimizer.end - optimizer.start)  # where it was in `rest`
     trial = _trial_variable(tree, rest.count("\n", 0, cut))
-    gathered = gather(root, wanted(recipe))
+    calls, texts = wanted(recipe)
+    gathered = gather(root, calls, TABLES, texts)
     theirs = {found for node in top_level_imports(tree.body) for found in read_import(node)}
     imports = {*gathered.imports, *OURS} - theirs
     codes = optimizer_section(gathered, imports), hyperparameters_section(recipe, trial)
@@ -146,20 +158,19 @@ def _parsed(text: str, when: str) -> ast.Module:
                       f"{UPSTREAM}") from None
 
 
-def wanted(recipe: Recipe) -> list[tuple[str, str]]:
-    """(path, name) of what the sections of `recipe` call."""
-    calls = [("optimizers/recipe.py", "Init"), ("optimizers/build.py", "roles"),
-             ("train_gpt.py", "initialise")]
+def wanted(recipe: Recipe) -> tuple[list[tuple[str, str]], set[str]]:
+    """(path, name) of what the sections of `recipe` call, and the texts that they call it with."""
     if isinstance(recipe.matrices, AdamW):
-        return calls
+        return [], set()
     try:
         nodes = list(ast.walk(ast.parse(repr(recipe.matrices))))
     except SyntaxError:
         raise Refusal(f"recipe {recipe.name}: a stage of its chain has no repr that builds it again; make "
                       "every stage a frozen dataclass") from None
     stages = sorted({node.id for node in nodes if isinstance(node, ast.Name)})
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     return [*(("optimizers/recipes.py", stage) for stage in stages),
-            ("speedrun/export/sharded.py", "SummedGradientOptimizer"), *calls]
+            ("speedrun/export/driver.py", "ChainOptimizer")], texts
 
 
 def _trial_variable(tree: ast.Module, line: int) -> str:
@@ -175,7 +186,7 @@ def _trial_variable(tree: ast.Module, line: int) -> str:
 def optimizer_section(gathered: Gathered, imports: set[Import]) -> str:
     """The definitions, and the imports that the script does not have."""
     lines = import_lines(imports)
-    return OPTIMIZER_SECTION.format(imports="\n".join(lines) + "\n" * 3 * bool(lines), code=gathered.code)
+    return OPTIMIZER_SECTION.format(imports="\n".join(lines) + "\n\n" * bool(lines), code=gathered.code)
 
 
 def hyperparameters_section(recipe: Recipe, trial: str) -> str:
@@ -186,8 +197,8 @@ def hyperparameters_section(recipe: Recipe, trial: str) -> str:
     else:
         chain = ",\n        ".join(map(repr, recipe.matrices))
         matrices = CHAIN.format(recipe=recipe, balance=recipe.balance, chain=chain)
-    return HYPERPARAMETERS_SECTION.format(recipe=recipe, aux=aux, trial=trial, matrices=matrices,
-                                          aux_cooldown_frac=recipe.aux_cooldown_frac)
+    return HYPERPARAMETERS_SECTION.format(recipe=recipe, aux=aux, init=recipe.init, trial=trial,
+                                          matrices=matrices, aux_cooldown_frac=recipe.aux_cooldown_frac)
 
 
 def _check_names(text: str, rest: ast.Module, gathered: Gathered, imports: set[Import],

@@ -1,9 +1,11 @@
 """Definitions out of this project's modules, verbatim, as one piece of code that imports none of them.
 
 A definition is a class, a function or an assignment at the top level of a module. `gather` follows the
-names that a definition uses, through imports: the piece holds what was asked for and what that needs.
+names that a definition uses, through imports: the piece holds what was asked for and what that needs. Of a
+docstring it has the first paragraph, and of a table, a dictionary by names, the rows whose names it uses.
 """
 import ast
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,8 +89,9 @@ def top_level_imports(body: list) -> list:
 
 
 class _Gatherer:
-    def __init__(self, root: Path):
-        self.root = root
+    def __init__(self, root: Path, tables: Collection, words: Collection):
+        self.root, self.tables = root, tables  # tables: (path, name)
+        self.words = set(words)  # the texts in what is kept: a row of a table is kept with its name
         self.modules: dict[str, Module] = {}
         self.imports: set[Import] = set()
 
@@ -134,30 +137,51 @@ class _Gatherer:
             node = module.definitions[name]
             if node.lineno not in module.kept:
                 module.kept[node.lineno] = node
-                self.follow(module, name, node)
+                if node not in self.tables_of(module):
+                    self.follow(module, node)
         else:
             raise Refusal(f"{module.path} defines no {name} at its top level, so it cannot be exported")
 
-    def follow(self, module: Module, name: str, node: ast.stmt) -> None:
+    def tables_of(self, module: Module) -> list[ast.Assign]:
+        """The definitions of `module` that are tables, of what is kept."""
+        nodes = [module.definitions.get(name) for path, name in self.tables if path == module.path]
+        return [node for node in nodes if node and node.lineno in module.kept]
+
+    def keep_rows(self) -> None:
+        """Keep what the rows of tables use whose keys are among the words; it may have more of both."""
+        done: set = set()
+        while rows := {(module.path, value.lineno): (module, value) for module in self.modules.values()
+                       for node in self.tables_of(module) for _, value in _rows(node, self.words)
+                       if (module.path, value.lineno) not in done}:
+            done |= rows.keys()
+            for module, value in rows.values():
+                self.follow(module, value)
+
+    def follow(self, module: Module, node: ast.AST) -> None:
         for inner in ast.walk(node):
-            if isinstance(inner, ast.Name):
+            if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
+                self.words.add(inner.value)
+            elif isinstance(inner, ast.Name):
                 if inner.id in module.definitions or inner.id in module.imports:
                     self.keep(module, inner.id)
             elif isinstance(inner, (ast.Import, ast.ImportFrom)):
                 if any(found.path for found in read_import(inner, self.root, module.path)):
-                    raise Refusal(f"{module.path}, {name}: an import of the project inside a definition; "
-                                  "move it to the top of the file, so that it can be exported")
+                    raise Refusal(f"{module.path}:{inner.lineno}: an import of the project inside a "
+                                  "definition; move it to the top of the file, so that it can be exported")
 
 
-def gather(root: Path, wanted: list[tuple[str, str]]) -> Gathered:
+def gather(root: Path, wanted: list[tuple[str, str]], tables: Collection = (),
+           words: Collection = ()) -> Gathered:
     """The definitions of `wanted`, (path under root, name), and of all they use, in an order that runs.
 
-    Comments right above a definition stay with it. Refusal for a name that is not there, an import that
-    renames, and one name with two definitions.
+    tables: those, (path, name), that are dictionaries of which only some rows are kept: the ones whose key
+    is in `words`, or a text in what is kept. Comments right above a definition, or a row, stay with it.
+    Refusal for a name that is not there, an import that renames, and one name with two definitions.
     """
-    gatherer, pieces, owners = _Gatherer(root), [], {}
+    gatherer, pieces, owners = _Gatherer(root, tables, words), [], {}
     for path, name in wanted:
         gatherer.keep(gatherer.module(path), name)
+    gatherer.keep_rows()
     for module in gatherer.in_order():
         nodes = [module.kept[line] for line in sorted(module.kept)]
         for node in nodes:
@@ -166,26 +190,60 @@ def gather(root: Path, wanted: list[tuple[str, str]]) -> Gathered:
                     raise Refusal(f"{owners[name]} and {module.path} both define {name}; rename one, so "
                                   "that they can stand in one file")
         if nodes:
-            text = "\n".join(_spaced(module.lines, nodes)).lstrip("\n")
-            pieces.append(f"# From {module.path}\n\n{text}")
-    return Gathered(gatherer.imports, set(owners), "\n\n\n".join(pieces) + "\n")
+            texts = [_table(module.lines, node, gatherer.words) if node in gatherer.tables_of(module) else
+                     _verbatim(module.lines, node) for node in nodes]
+            pieces.append(f"# From {module.path}\n\n{_spaced(nodes, texts)}")
+    return Gathered(gatherer.imports, set(owners), "\n\n".join(pieces) + "\n")
 
 
-def _spaced(lines: list[str], nodes: list) -> list[str]:
-    """The text of each definition, two blank lines around classes and functions."""
-    found, last = [], None
-    for node in nodes:
+def _spaced(nodes: list, texts: list[str]) -> str:
+    """The definitions, a blank line around classes and functions, as train_gpt_simple.py has them."""
+    found, last = "", None
+    for node, text in zip(nodes, texts):
         block = not isinstance(node, (ast.Assign, ast.AnnAssign))
-        found.append(("\n\n" if block or last else "") + _verbatim(lines, node))
+        found += ("" if last is None else "\n\n" if block or last else "\n") + text
         last = block
     return found
 
 
-def _verbatim(lines: list[str], node: ast.stmt) -> str:
-    start = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) - 1
-    while start and lines[start - 1].startswith("#"):
+def _above(lines: list[str], line: int) -> int:
+    """The index of the first of the comment lines right above `line`, which counts from 1."""
+    start = line - 1
+    while start and lines[start - 1].lstrip().startswith("#"):
         start -= 1
-    return "\n".join(lines[start:node.end_lineno])
+    return start
+
+
+def _verbatim(lines: list[str], node: ast.stmt) -> str:
+    """A definition with the comments above it, and of each docstring the first paragraph."""
+    start = _above(lines, min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]))
+    kept = dict(enumerate(lines[start:node.end_lineno], start))
+    for inner in ast.walk(node):
+        if isinstance(inner, (ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(inner) is not None:
+            first, last = inner.body[0].lineno - 1, inner.body[0].end_lineno - 1
+            blank = next((i for i in range(first, last) if not lines[i].strip()), None)
+            if blank is not None:
+                kept[blank - 1] += '"""'
+                for i in range(blank, last + 1):
+                    del kept[i]
+    return "\n".join(kept.values())
+
+
+def _rows(table: ast.Assign, words: set[str]) -> list[tuple]:
+    """(key, value) of the rows of a dictionary whose keys are among `words`."""
+    pairs = zip(table.value.keys, table.value.values)
+    return [(key, value) for key, value in pairs if key.value in words]
+
+
+def _table(lines: list[str], node: ast.Assign, words: set[str]) -> str:
+    """A dictionary with its rows that `words` name, each with the comments above it."""
+    rows, name = _rows(node, words), node.targets[0].id
+    if len(rows) == len(node.value.keys):
+        return _verbatim(lines, node)
+    if not rows:
+        return f"{name} = {{}}"
+    kept = [line for key, value in rows for line in lines[_above(lines, key.lineno):value.end_lineno]]
+    return "\n".join([*lines[_above(lines, node.lineno):node.lineno], *kept, "}"])
 
 
 def import_lines(imports: set[Import]) -> list[str]:
