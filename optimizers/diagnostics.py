@@ -82,13 +82,13 @@ def of_optimizer(optimizer: MatrixOptimizer, total=None) -> dict[str, dict[str, 
 
     total: sums a tensor over the ranks that the matrices are sharded over (each measures what it owns).
     """
-    if optimizer._stacks is None:
+    if not optimizer.stacks:
         return {}
-    names = [name for stack in optimizer._stacks for name in stack.names]
+    names = [name for stack in optimizer.stacks for name in stack.names]
     table = torch.zeros((len(names), len(METRICS)), dtype=torch.float64,
-                        device=optimizer._stacks[0].params[0].device)
+                        device=optimizer.stacks[0].params[0].device)
     at = 0
-    for stack in optimizer._stacks:
+    for stack in optimizer.stacks:
         if stack.owned:
             W = stack.batch(stack.owned, len(stack.owned)).float()
             M = stack.state["momentum"].float() if "momentum" in stack.state else torch.zeros_like(W)

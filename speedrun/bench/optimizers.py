@@ -72,7 +72,7 @@ def figures(optimizer, params, before) -> dict:
     """Row spread and norm, extreme singular values and alignment of the update of the tall matrices."""
     if isinstance(optimizer, MatrixOptimizer):
         pairs = []
-        for stack in optimizer._stacks:
+        for stack in optimizer.stacks:
             M = torch.stack([optimizer.state[p]["momentum"] for p in stack.params])
             pairs.append((M, direction(optimizer, stack, M, torch.stack(stack.params).detach())[0]))
     else:  # a peer: from what its step did, less weight decay and the scale of the shape

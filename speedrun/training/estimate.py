@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from optimizers import MatrixOptimizer, Recipe, build_optimizers
-from optimizers.matrix import Stack
+from optimizers.stack import Stack, stacks_of
 from optimizers.stage import init_state
 from tracks import Track
 
@@ -81,17 +81,6 @@ def chain_state_bytes(chain, stack: Stack) -> int:
     return total
 
 
-def _stacks(optimizer: MatrixOptimizer, world_size: int) -> list[Stack]:
-    """The stacks of the optimizer as the first of `world_size` ranks sees them, which owns the most."""
-    found = []
-    for group in optimizer.param_groups:
-        shapes: dict = {}
-        for p in group["params"]:
-            shapes.setdefault(p.shape, []).append(p)
-        found += [Stack(group, params, [""] * len(params), 0, world_size) for params in shapes.values()]
-    return found
-
-
 def estimate(model: nn.Module, recipe: Recipe, context: int, world_size: int = 1) -> Memory:
     """The memory of one of `world_size` ranks. `model`: a train_gpt.GPT on the meta device."""
     params = list(model.parameters())
@@ -101,7 +90,7 @@ def estimate(model: nn.Module, recipe: Recipe, context: int, world_size: int = 1
         if not isinstance(optimizer, MatrixOptimizer):
             state += sum(2 * p.nbytes for group in optimizer.param_groups for p in group["params"])
             continue
-        stacks = _stacks(optimizer, world_size)
+        stacks = stacks_of(optimizer.param_groups, 0, world_size)  # the first rank owns the most
         state += sum(chain_state_bytes(optimizer.chain, stack) for stack in stacks)
         sizes = [len(stack.owned) * stack.params[0].numel() for stack in stacks]
         matrices = sum(len(stack.params) * stack.params[0].numel() for stack in stacks)
@@ -156,16 +145,12 @@ def bytes_per_step(model: nn.Module, optimizers: list, world_size: int, overlap:
     found = dict(matrix_gradients=0, matrix_weights=0, other_gradients=0)
     matrices = set()
     for optimizer in (o for o in optimizers if isinstance(o, MatrixOptimizer)):
-        for group in optimizer.param_groups:
-            shapes: dict = {}
-            for p in group["params"]:
-                matrices.add(p)
-                shapes.setdefault((p.shape, p.dtype), []).append(p)
-            for stack in shapes.values():
-                padded = -(-len(stack) // world_size) * world_size
-                numbers = (len(stack) if overlap else padded) * stack[0].numel()
-                found["matrix_gradients"] += round(share * 4 * numbers)
-                found["matrix_weights"] += round(share * stack[0].element_size() * padded * stack[0].numel())
+        for stack in stacks_of(optimizer.param_groups, 0, world_size):
+            matrices |= set(stack.params)
+            like, padded = stack.params[0], stack.per_rank * world_size
+            numbers = (len(stack.params) if overlap else padded) * like.numel()
+            found["matrix_gradients"] += round(share * 4 * numbers)
+            found["matrix_weights"] += round(share * like.element_size() * padded * like.numel())
     others = sum(p.numel() for p in model.parameters() if p not in matrices)
     found["other_gradients"] = round(2 * share * 4 * others)
     return found

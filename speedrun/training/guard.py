@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from optimizers.matrix import HostCopy
+from optimizers.finite import HostCopy
 from speedrun.cli import Refusal, go_on
 
 from . import checkpoint

@@ -10,7 +10,7 @@ import torch
 
 import train_gpt
 from optimizers import RECIPES, Soap, build_optimizers
-from optimizers.matrix import CPU_STACK_BYTES
+from optimizers.stack import CPU_STACK_BYTES
 from speedrun.cli import Refusal
 from speedrun.preflight import machine, run
 from speedrun.training import estimate
