@@ -1,12 +1,16 @@
-"""Recipes: their constants, and how one is made of another."""
+"""Recipes: their constants, how one is made of another, and the optimizers of a model by one."""
 from dataclasses import fields
 
 import pytest
+import torch
+from torch import nn
 
-from optimizers import RECIPES, Decay, Nesterov, Polar, derive, resolve
+from optimizers import RECIPES, Decay, Nesterov, Polar, build_optimizers, derive, resolve
 from optimizers.recipes import add
 from speedrun import ROOT
 from speedrun.log.reader import read_log
+from tracks import PRESETS, TRACKS
+from train_gpt import GPT
 
 RECORDS = sorted((ROOT / "records/laptop").glob("*/*.txt.xz"))
 
@@ -54,3 +58,55 @@ def test_a_recipe_is_added_once_under_its_name(monkeypatch):
     assert resolve("odd", "fineweb-124m") is odd and resolve("odd", "laptop").lr == 0.028
     with pytest.raises(ValueError, match="a recipe 'odd' already"):
         add(derive("muon", name="odd"))
+
+
+# ---------------------------------------------------------------- a model's optimizers
+
+
+@pytest.mark.parametrize("track", ["laptop", "350m"])
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_every_parameter_has_one_optimizer_and_its_role(name, track):
+    with torch.device("meta"):
+        model = GPT({**TRACKS, **PRESETS}[track].model)
+    recipe = resolve(name, track)
+    optimizers = build_optimizers(model, recipe)
+    owned = [p for o in optimizers for g in o.param_groups for p in g["params"]]
+    assert len(owned) == len(set(owned)) == len(list(model.parameters()))
+    lrs = {id(p): g["lr"] for o in optimizers for g in o.param_groups for p in g["params"]}
+    assert lrs[id(model.embed.weight)] == recipe.aux.embed_lr
+    assert lrs[id(model.proj.weight)] == recipe.aux.head_lr
+    assert lrs[id(model.norm1.gains)] == recipe.aux.vector_lr
+    assert lrs[id(model.blocks[0].attn.proj.weight)] == recipe.lr
+    if name == "aurora":
+        balance = {id(p): g["balance"] for g in optimizers[1].param_groups for p in g["params"]}
+        mlp = model.blocks[0].mlp
+        tall = [mlp.fc] if track == "laptop" else [mlp.gate, mlp.up]
+        assert [balance[id(m.weight)] for m in tall] == ["rows"] * len(tall)
+        assert balance[id(model.blocks[0].attn.q.weight)] is None
+
+
+def test_the_published_constants():
+    muon, aurora, adamw = (RECIPES[name] for name in ("muon", "aurora", "adamw"))
+    assert (muon.lr, muon.weight_decay, muon.steps) == (0.025, 0.05, 3250)
+    assert (muon.cooldown_frac, muon.momentum) == (0.7, 0.95)
+    assert (aurora.lr, aurora.weight_decay, aurora.steps) == (0.035, 0.025, 3250)
+    for aux in (muon.aux, aurora.aux):
+        assert (aux.embed_lr, aux.head_lr, aux.vector_lr, aux.weight_decay) == (0.7, 0.004, 0.015, 0.001)
+        assert (aux.beta1, aux.beta2, aux.eps) == (0.8, 0.95, 1e-10)
+    assert (adamw.lr, adamw.weight_decay, adamw.steps, adamw.warmup_steps) == (0.0015, 0.1, 5625, 250)
+    assert (adamw.matrices.beta1, adamw.matrices.beta2, adamw.matrices.eps) == (0.9, 0.95, 1e-10)
+    aux = adamw.aux
+    assert (aux.embed_lr, aux.head_lr, aux.vector_lr, aux.weight_decay) == (0.3, 1 / 320, 0.01, 0)
+
+
+def test_a_model_with_other_names_is_refused():
+    with pytest.raises(ValueError, match="no role for weight"):
+        build_optimizers(nn.Linear(3, 4), RECIPES["muon"])
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, lambda model: nn.ModuleDict({"module": model})])
+def test_a_wrapped_model_has_the_roles_of_its_parameters(wrap):
+    model = GPT(TRACKS["laptop"].model)
+    plain, wrapped = (build_optimizers(m, RECIPES["aurora"]) for m in (model, wrap(model)))
+    for a, b in zip(plain, wrapped, strict=True):
+        assert [g["params"] for g in a.param_groups] == [g["params"] for g in b.param_groups]

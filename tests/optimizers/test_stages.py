@@ -1,5 +1,4 @@
-"""Every stage against its formula, written out for one matrix, and what all chains must do."""
-import copy
+"""Every stage against its formula, written out for one matrix."""
 import re
 
 import pytest
@@ -7,21 +6,16 @@ import torch
 from torch import nn
 
 from optimizers import (
-    RECIPES,
-    Aurora,
     BalancedPolar,
     CautiousDecay,
     Contra,
-    Decay,
     EmaNesterov,
     Equilibrate,
     Hyperball,
     MatrixOptimizer,
-    Muon,
     Nesterov,
     NorMuon,
     Polar,
-    RiemannianAurora,
     RootMeanSquare,
     RowNorm,
     RowVariance,
@@ -32,29 +26,7 @@ from optimizers import (
     balanced_polar,
     polar,
 )
-from optimizers.stage import run_chain
 from tests.support.matrices import SQUARE, TALL, WIDE, matrix, spread
-
-CHAINS = {"normuon": lambda p: NorMuon(p, lr=0.1),
-          "normuon paper": lambda p: NorMuon(p, lr=0.1, form="paper"),
-          "unormuon": lambda p: UNorMuon(p, lr=0.1, balance="long"),
-          "warm": lambda p: Aurora(p, lr=0.1, balance="long", schedule="warm"),
-          "polish": lambda p: Aurora(p, lr=0.1, balance="long", schedule="polish"),
-          "riemannian": lambda p: RiemannianAurora(p, lr=0.1, balance="long"),
-          "soap": lambda p: MatrixOptimizer(p, (Nesterov(), Soap(), Polar(), Decay()), lr=0.1),
-          **{name: lambda p, r=RECIPES[name]: MatrixOptimizer(p, r.matrices, 0.1, balance="long")
-             for name in ("track3-17", "track3-5", "muoneq")}}
-
-
-def weights(seed=1):
-    return [nn.Parameter(matrix(shape, seed + i)) for i, shape in enumerate((TALL, WIDE, SQUARE, TALL))]
-
-
-def steps(optimizer, params, first, last, scale=1.0):
-    for step in range(first, last):
-        for i, p in enumerate(params):
-            p.grad = scale * matrix(p.shape, 100 * step + i)
-        optimizer.step()
 
 
 def one(chain, W, grads, lr=0.1, **options):
@@ -65,9 +37,6 @@ def one(chain, W, grads, lr=0.1, **options):
         p.grad = g.clone()
         optimizer.step()
     return p.detach()
-
-
-# ---------------------------------------------------------------- formulas
 
 
 @pytest.mark.parametrize("shape", [TALL, WIDE, SQUARE])
@@ -211,114 +180,3 @@ def test_soap():
             Q[i] = torch.linalg.qr(P @ Q[i][:, order]).Q
             V = V[order] if i == 0 else V[:, order]
     assert torch.allclose(moved, W, atol=2e-3 * float(W.abs().max()))
-
-
-# ---------------------------------------------------------------- what all chains must do
-
-
-@pytest.mark.parametrize("name", CHAINS)
-def test_a_saved_state_continues_identically(name):
-    params = weights()
-    optimizer = CHAINS[name](params)
-    steps(optimizer, params, 0, 3)
-    twins = copy.deepcopy(params)
-    second = CHAINS[name](twins)
-    second.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    steps(optimizer, params, 3, 6)
-    steps(second, twins, 3, 6)
-    assert all(torch.equal(a, b) for a, b in zip(params, twins))
-
-
-@pytest.mark.parametrize("name", CHAINS)
-def test_stacks_equal_single_matrices(name):
-    params = weights()
-    alone = [[nn.Parameter(p.detach().clone())] for p in params]
-    together, single = CHAINS[name](params), [CHAINS[name](p) for p in alone]
-    for step in range(3):
-        for i, p in enumerate(params):
-            p.grad = matrix(p.shape, 100 * step + i)
-            alone[i][0].grad = p.grad.clone()
-        for optimizer in (together, *single):
-            optimizer.step()
-    for p, (q,) in zip(params, alone):
-        assert torch.allclose(p, q, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", CHAINS)
-@pytest.mark.parametrize("scale", [2.0**-27, 2.0**27])  # exact, so that no rounding differs
-def test_the_scale_of_the_gradient_does_not_matter(name, scale):
-    results = []
-    for factor in (1.0, scale):
-        # Soap on the square one alone: where a covariance has a null space, its basis there is arbitrary.
-        params = weights()[2:3] if name == "soap" else weights()
-        steps(CHAINS[name](params), params, 0, 3, factor)
-        results.append(params)
-    for a, b in zip(*results):  # LAPACK's eigh scales what is large, and rounds
-        assert torch.allclose(a, b, atol=1e-2 if name == "soap" else 1e-4), name
-
-
-@pytest.mark.parametrize("name", [*CHAINS, "without nesterov"])
-def test_a_step_that_may_be_skipped(name):
-    """As on CUDA, where the flag is a tensor that no host looks at."""
-    params = weights()[:1]
-    make = CHAINS.get(name, lambda p: Muon(p, lr=0.1, nesterov=False))
-    optimizer = make(params)
-    steps(optimizer, params, 0, 2)
-    state = {key: value[None].clone() for key, value in optimizer.state[params[0]].items()}
-    scalars = dict.fromkeys(("lr", "lr_peak", "weight_decay", "momentum", "step"), torch.tensor(0.1))
-    weight, grad = params[0].detach()[None], matrix(TALL, 7)[None]
-
-    def step(grad, skip):
-        after = {key: value.clone() for key, value in state.items()}
-        return run_chain(optimizer.chain, weight, grad, after, scalars, "rows", False, skip), after
-
-    new, after = step(grad, torch.tensor([False]))
-    known, after_known = step(grad, None)
-    assert torch.equal(new, known) and not torch.equal(new, weight)
-    assert all(torch.equal(after[key], after_known[key]) for key in state)
-    assert not torch.equal(after["momentum"], state["momentum"])
-    kept, after = step(grad * float("nan"), torch.tensor([True]))
-    assert torch.equal(kept, weight) and all(torch.equal(after[key], state[key]) for key in state)
-
-
-@pytest.mark.parametrize("name", CHAINS)
-def test_zero_and_non_finite_gradients(name):
-    params = weights()
-    optimizer = CHAINS[name](params)
-    for p in params:
-        p.grad = torch.zeros_like(p)
-    optimizer.step()
-    assert all(p.isfinite().all() for p in params)
-    steps(optimizer, params, 1, 2)
-    before, state = copy.deepcopy(params), copy.deepcopy(optimizer.state_dict()["state"])
-    for p in params:
-        p.grad = torch.full_like(p, float("nan"))
-    optimizer.found_inf = torch.tensor(1.0)
-    optimizer.step()
-    assert all(torch.equal(a, b) for a, b in zip(params, before))
-    after = optimizer.state_dict()["state"]
-    assert all(torch.equal(state[i][k], after[i][k]) for i in state for k in state[i])
-    del optimizer.found_inf
-    steps(optimizer, params, 3, 4)
-    assert all(p.isfinite().all() for p in params)
-
-
-@pytest.mark.parametrize("name", [
-    name if name in ("polish", "riemannian", "soap", "track3-17")
-    else pytest.param(name, marks=pytest.mark.long)
-    for name in CHAINS])
-def test_a_schedule_does_not_recompile(name, monkeypatch):
-    torch._dynamo.reset()
-    counts = torch._dynamo.utils.counters
-    counts.clear()
-    params = weights()
-    optimizer = CHAINS[name](params)
-    compiled = torch.compile(run_chain, dynamic=False, backend="eager")
-    monkeypatch.setattr("optimizers.matrix.run_chain", compiled)
-    steps(optimizer, params, 0, 2)  # the first step may have a graph of its own
-    graphs = counts["stats"]["unique_graphs"]
-    for step in range(2, 6):
-        for group in optimizer.param_groups:
-            group.update(lr=0.1 / step, weight_decay=0.01 * step, momentum=0.9 + 0.01 * step)
-        steps(optimizer, params, step, step + 1)
-    assert graphs > 0 and counts["stats"]["unique_graphs"] == graphs

@@ -1,45 +1,18 @@
-"""Wrappers around the optimizers: by formula, through a checkpoint, and in the trainer."""
-import copy
+"""Wrappers around the optimizers: by formula, and in the trainer."""
 from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
 import train_gpt
-from optimizers import RECIPES, EmaNesterov, TailAverage, build_wrappers
+from optimizers import RECIPES, EmaNesterov, TailAverage
 from speedrun.log.reader import read_log
-
-
-class Model(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Embedding(3, 2, dtype=torch.bfloat16)
-        self.layer = nn.Linear(2, 2, bias=False)
-
-
-def start(*wrappers):
-    torch.manual_seed(0)
-    model = Model()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    for group in optimizer.param_groups:
-        group["initial_lr"] = 1.0  # so lr / lr_peak is one half
-    return model, optimizer, build_wrappers(model, replace(RECIPES["muon"], wrappers=wrappers), [optimizer])
-
-
-def run(model, optimizer, wrappers, steps):
-    for step in steps:
-        for wrapper in wrappers:
-            wrapper.before_forward()
-        for i, p in enumerate(model.parameters()):
-            p.grad = torch.full_like(p, 0.1 * (step + 1 + i))
-        optimizer.step()
-        for wrapper in wrappers:
-            wrapper.after_step()
+from tests.support.wrapped import Wrapped
 
 
 def test_ema_nesterov():
-    model, optimizer, wrappers = start(EmaNesterov(0.6, 0.9, first=2, last=4))
+    wrapped = Wrapped(EmaNesterov(0.6, 0.9, first=2, last=4))
+    model = wrapped.model
     W, m, end = model.layer.weight.detach().clone(), 0.0, model.layer.weight.detach().clone()
     for step in range(6):
         if 2 <= step < 4:
@@ -47,39 +20,25 @@ def test_ema_nesterov():
         W = W - 0.5 * 0.1 * (step + 2)
         m = 0.9 * m + 0.1 * (W - end)
         end = W.clone()
-    run(model, optimizer, wrappers, range(6))
+    wrapped.run(range(6))
     assert torch.allclose(model.layer.weight, W, atol=1e-6)
     assert model.embed.weight.dtype == torch.bfloat16
 
 
 def test_tail_average_is_read_out_and_leaves_the_weights():
-    model, optimizer, wrappers = start(TailAverage(first=2, horizon=4, weight=0.6))
+    wrapped = Wrapped(TailAverage(first=2, horizon=4, weight=0.6))
+    model = wrapped.model
     embedding, W, average = model.embed.weight, model.layer.weight.detach().clone(), None
     for step in range(5):
-        run(model, optimizer, wrappers, [step])
+        wrapped.run([step])
         W = W - 0.5 * 0.1 * (step + 2)
         average = W if step == 1 else average + (W - average) / 4 if step > 1 else None
         kept, embedded = model.layer.weight.detach().clone(), embedding.detach().clone()
-        with wrappers[0].readout():
+        with wrapped.readout():
             expected = W if average is None else 0.4 * W + 0.6 * average
             assert torch.allclose(model.layer.weight, expected, atol=1e-6)
             assert torch.equal(embedding, embedded)
         assert torch.equal(model.layer.weight, kept)
-
-
-@pytest.mark.parametrize("wrapper", [EmaNesterov(0.6, 0.9, 1, 5), TailAverage(2, 4, 0.5)])
-def test_a_saved_state_continues_identically(wrapper):
-    model, optimizer, wrappers = start(wrapper)
-    run(model, optimizer, wrappers, range(3))
-    twin, second, others = start(wrapper)
-    twin.load_state_dict(copy.deepcopy(model.state_dict()))
-    others[0].load_state_dict(copy.deepcopy(wrappers[0].state_dict()))
-    for each in ((model, optimizer, wrappers), (twin, second, others)):
-        run(*each, range(3, 6))
-    for a, b in zip(model.parameters(), twin.parameters()):
-        assert torch.equal(a, b)
-    with wrappers[0].readout(), others[0].readout():
-        assert torch.equal(model.layer.weight, twin.layer.weight)
 
 
 @pytest.mark.process

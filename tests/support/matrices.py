@@ -1,5 +1,7 @@
-"""Matrices that the optimizer tests share: shapes, generic ones, and a hostile set."""
+"""Matrices that the optimizer tests share: shapes, generic ones, a hostile set, and a few to be trained."""
 import torch
+
+from optimizers import Aurora
 
 TALL, WIDE, SQUARE = (96, 24), (24, 96), (32, 32)
 
@@ -38,3 +40,16 @@ def hostile(rows, cols):
             "rows 1..1e-6": matrix((rows, cols), 21, 0.0) * torch.logspace(0, -6, rows)[:, None],
             "one row": torch.nn.functional.pad(matrix((1, cols), 22), (0, 0, 0, rows - 1)),
             "equal": torch.ones(rows, cols), "orthonormal": torch.linalg.qr(matrix((rows, cols), 23)).Q}
+
+
+def three(optimizer=Aurora, **options):
+    """({name: parameter}, an optimizer of them): a tall, a wide and another tall matrix."""
+    shapes = ("tall", TALL), ("wide", WIDE), ("also", TALL)
+    model = {name: torch.nn.Parameter(matrix(s, i)) for i, (name, s) in enumerate(shapes)}
+    return model, optimizer(list(model.items()), lr=0.1, **options)
+
+
+def give(model, seed):
+    """A gradient to each parameter of `three`."""
+    for i, p in enumerate(model.values()):
+        p.grad = matrix(p.shape, 100 * seed + i)
