@@ -1,4 +1,4 @@
-"""scripts/export.py: the exported sections at work in a stand-in for the upstream script (exporting.py)."""
+"""scripts/export.py: the exported sections at work in a stand-in for the upstream script (tests/support/stand_in.py)."""
 import json
 import os
 import runpy
@@ -14,7 +14,7 @@ from scripts import export
 from speedrun.cli import Refusal
 from speedrun.export.sections import read_sections
 from speedrun.export.source import gather
-from tests.support.stand_in import PIECES, UPSTREAM, exported, filled, upstream  # noqa: F401
+from tests.support.stand_in import PIECES, UPSTREAM, exported, filled
 
 MODULE_FORM = '''
     recipe = resolve({name!r}, "fineweb-124m")

@@ -11,7 +11,7 @@ from speedrun.cli import Refusal
 from speedrun.export import submission
 from speedrun.log.writer import LogWriter
 from speedrun.stats import rule
-from tests.support.stand_in import exported, upstream  # noqa: F401
+from tests.support.stand_in import exported
 
 LOSSES = {3150: 3.2795, 3175: 3.2782, 3200: 3.2779, 3225: 3.2775}  # n = 4: .0010, .0036, .0042, .0050
 

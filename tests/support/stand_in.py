@@ -2,8 +2,6 @@
 that script's section marks and names and nothing else of it, and trains a tiny model for seven steps."""
 import re
 
-import pytest
-
 from scripts import export
 
 BOX = "########################################\n#{:^38}#\n########################################\n"
@@ -123,13 +121,6 @@ UPSTREAM = filled("\nclass Old:\n    pass\n\n\n", '''
 
 
 ''')
-
-
-@pytest.fixture
-def upstream(tmp_path):
-    path = tmp_path / "upstream.py"
-    path.write_text(UPSTREAM)
-    return path
 
 
 def exported(upstream, name):
