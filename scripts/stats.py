@@ -59,7 +59,7 @@ def one(args) -> dict:
 
 def first_step_warnings(group: Group, official: dict) -> list[str]:
     """What the choice of the first passing step does."""
-    step, steps = official["step"], rule.grid(group.on_grid)
+    step, steps = official["step"], rule.common_steps(group.on_grid)
     found = []
     if group.sigma is not None:  # a t-test's p does not say this by itself
         found = [f"step {step} is chosen as the first of {len(steps)} that passes, and such a step passes "

@@ -31,7 +31,7 @@ class Evidence:
 
     def around(self, count: int) -> list[dict]:
         """The rule's figures at the claimed step and at `count` validations before and behind it."""
-        steps = rule.grid(self.series)
+        steps = rule.common_steps(self.series)
         at = steps.index(self.official["step"])
         return [figures(self.series, step) for step in steps[max(0, at - count):at + count + 1]]
 
@@ -48,7 +48,7 @@ def judge(paths: list[Path], rows: list[dict]) -> Evidence:
     rows: of track3.json. Refusal where no step is reached, and as `read_runs`.
     """
     recipe, logs, series = read_runs(paths)
-    steps, official = rule.grid(series), rule.official_step(series, TARGET, SIGMA)
+    steps, official = rule.common_steps(series), rule.official_step(series, TARGET, SIGMA)
     if official is None:
         mean = fmean(rule.losses_at(series, steps[-1]).values())
         raise Refusal(f"no step of these {len(series)} runs reaches the target: (3.28 - mean) sqrt(n) must "

@@ -143,7 +143,7 @@ def picture(found: Evidence, path: Path) -> None:
         shown.append((theirs, f"row {found.row['row']} (n = {len(theirs)})", RED, "--"))
     first = found.official["step"]
     for series, label, colour, dash in shown:
-        means = [(step, fmean(rule.losses_at(series, step).values())) for step in rule.grid(series)]
+        means = [(step, fmean(rule.losses_at(series, step).values())) for step in rule.common_steps(series)]
         first = min([first, *(step for step, mean in means if mean <= TARGET + ZOOM)])
         for points in series.values():
             line = [(point.step, point.val_loss) for point in points]

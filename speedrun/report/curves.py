@@ -31,7 +31,7 @@ def thin(items: list, most: int = MOST_POINTS) -> list:
 
 def _by_seed(series: dict) -> tuple[list[int], list[dict]]:
     """The steps that all seeds validate, and for each seed step -> validation."""
-    return thin(rule.grid(series)), [{p.step: p for p in points} for points in series.values()]
+    return thin(rule.common_steps(series)), [{p.step: p for p in points} for points in series.values()]
 
 
 def loss_by_step(series: dict) -> Curve:
@@ -64,8 +64,8 @@ def seed_lines(series: dict, most: int = 40) -> list[list[tuple[float, float]]]:
 def difference(a: dict, b: dict) -> Curve | None:
     """The mean of a - b over the seeds that both have, with its 95 % interval; None without such a seed."""
     both = [seed for seed in a if seed in b]
-    steps = sorted(set(rule.grid({seed: a[seed] for seed in both}))
-                   & set(rule.grid({seed: b[seed] for seed in both}))) if both else []
+    steps = sorted(set(rule.common_steps({seed: a[seed] for seed in both}))
+                   & set(rule.common_steps({seed: b[seed] for seed in both}))) if both else []
     points, low, high = [], [], []
     losses = [[{p.step: p.val_loss for p in series[seed]} for series in (a, b)] for seed in both]
     for step in thin(steps):

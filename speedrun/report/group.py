@@ -45,7 +45,7 @@ class Group:
     @property
     def last_step(self) -> int:
         """The last step that every seed validates. Refusal where there is none."""
-        if not (steps := rule.grid(self.series)):
+        if not (steps := rule.common_steps(self.series)):
             raise Refusal(f"the seeds of {self.name} share no validation step; test logs of one schedule")
         return steps[-1]
 
@@ -57,7 +57,7 @@ class Group:
         """seed -> loss at `step`. Refusal where a seed has none there."""
         losses = rule.losses_at(self.series, step)
         if missing := [seed for seed in self.series if seed not in losses]:
-            near = sorted(rule.grid(self.series), key=lambda s: abs(s - step))[:3]
+            near = sorted(rule.common_steps(self.series), key=lambda s: abs(s - step))[:3]
             near = ", ".join(map(str, sorted(near)))
             near = f"name one that all have, as {near}" if near else "no step is in all"
             raise Refusal(f"step {step}: {self.name}, seed {missing[0]} has no validation there; {near}",

@@ -48,7 +48,7 @@ def one_sample(losses, target: float, sigma: float | None = None) -> dict:
     return {"n": n, "mean": mean, "sd": sd, "z": z, "p": p, "pass": passes, "t": t, "t_p": t_p}
 
 
-def grid(series: dict) -> list[int]:
+def common_steps(series: dict) -> list[int]:
     """The steps at which every seed has a validation, ascending."""
     steps = [{point.step for point in points} for points in series.values()]
     return sorted(set.intersection(*steps)) if steps else []
@@ -68,7 +68,7 @@ def official_step(series: dict, target: float, sigma: float | None, declared=Non
     if declared is not None and set(declared) != set(series):
         return None
     by_seed = [{point.step: point.val_loss for point in points} for points in series.values()]
-    for step in grid(series):
+    for step in common_steps(series):
         losses = [losses[step] for losses in by_seed]
         if sum(losses) / len(losses) < target:  # or it cannot pass; nor where a loss is not finite
             found = one_sample(losses, target, sigma)

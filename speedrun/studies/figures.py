@@ -95,7 +95,7 @@ def _figures(runs: dict, target: float | None, why: str | None) -> dict:
 
 def _dense(runs: dict, target: float | None) -> bool:
     """Whether there is a target, and validations so close that a crossing between them means something."""
-    return target is not None and len(rule.grid(runs)) > 5
+    return target is not None and len(rule.common_steps(runs)) > 5
 
 
 def _contrast(row: dict, values: dict) -> dict | None:

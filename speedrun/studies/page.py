@@ -37,7 +37,7 @@ def _runs(study: Study, found: dict) -> str:
     return f"Track `{study.track}`, seeds {seeds}{state}."
 
 
-def grid(head: list[str], rows: list[list[str]]) -> str:
+def markdown_table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, *rows]
     text = [f"| {' | '.join(cells)} |" for cells in lines]
     return "\n".join([text[0], "|---" * len(head) + "|", *text[1:]])
@@ -74,7 +74,7 @@ def table(study: Study, found: dict) -> str:
         else:
             rows.append([say(cell, row) for say in columns.values()])
     keep = [i for i, _ in enumerate(columns) if any(row[i] for row in rows)]
-    return grid([list(columns)[i] for i in keep], [[row[i] for i in keep] for row in rows])
+    return markdown_table([list(columns)[i] for i in keep], [[row[i] for i in keep] for row in rows])
 
 
 def unfinished(row: dict) -> str:
@@ -105,7 +105,7 @@ def _contrasts(found: dict) -> str:
              *(points(of[label]) if of[label] else NOT_RUN for of in found.get("dead", {}).values())]
             for label, row in found["contrasts"].items()]
     more = ["dead at the end by leverage, points (95 %)", "by activation"] if "dead" in found else []
-    return grid(["contrast", "nats (95 %)", "p", *more], rows)
+    return markdown_table(["contrast", "nats (95 %)", "p", *more], rows)
 
 
 def points(row: dict) -> str:
@@ -139,7 +139,7 @@ def _diagnostics(found: dict) -> str:
             "activation below 1 % of the layer's median: most", "at the end", "row spread", "orthogonality"]
     return ("Hidden units that are dead, and at the end the update of the matrices into the MLP: spread of "
             "its row norms over their mean, |U'U - I| / sqrt(n). Means over layers and seeds.\n\n"
-            + grid(head, rows))
+            + markdown_table(head, rows))
 
 
 def number(value: float | None) -> str:
@@ -171,7 +171,7 @@ def _notes(study: Study, found: dict) -> str:
 def tuning_rows(study: Study) -> list[list[str]]:
     """recipe, then each point of its grid and the loss there; the best in bold."""
     rows = []
-    for recipe, grid_ in study.tuning.grids.items():
+    for recipe, grid in study.tuning.grids.items():
         path = study.folder.parents[1] / "tuning" / f"{study.track}_{recipe}.json"
         if not path.exists():
             rows.append([recipe, NOT_RUN, *[""] * (study.tuning.runs - 1)])
@@ -189,9 +189,10 @@ def tuning_rows(study: Study) -> list[list[str]]:
 
 def _tuning(study: Study) -> str:
     runs, seeds = study.tuning.runs, ", ".join(map(str, study.tuning.seeds))
+    head = ["recipe", *(f"run {i + 1}: lr, weight decay" for i in range(runs))]
     return (f"## Tuning\n\nLearning rate, then weight decay at the best one, {runs} runs a recipe on seed "
             f"{seeds}, by scripts/sweep.py; final loss, the best in bold.\n\n"
-            + grid(["recipe", *(f"run {i + 1}: lr, weight decay" for i in range(runs))], tuning_rows(study)))
+            + markdown_table(head, tuning_rows(study)))
 
 
 def cost_words(found: dict) -> str:
