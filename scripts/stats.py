@@ -20,7 +20,7 @@ need("numpy", "scipy")
 
 from speedrun.cli import Parser, Refusal, command, print_json
 from speedrun.report.group import Group, read_group
-from speedrun.stats import intervals, planning, rule, selection
+from speedrun.stats import intervals, planning, rule, selection, words
 from speedrun.stats.crossing import mean_crossing
 
 EXAMPLE = """examples:
@@ -111,13 +111,12 @@ def crossing_words(found: dict) -> str:
     count = f"{found['crossed']} of {seeds(found['n'])} cross the target"
     if found["mean"] is None:
         return f"mean crossing step: none, as {count}"
-    ends = "" if found["low"] is None else f" (95 % {found['low']:.0f} to {found['high']:.0f})"
     late = "" if found["crossed"] == found["n"] else ", the others count as later than their last step"
-    return f"mean crossing step: {found['mean']:.0f}{ends}; {count}{late}"
+    return f"mean crossing step: {words.interval(found, '.0f', '95 % ')}; {count}{late}"
 
 
 def seeds(n: int) -> str:
-    return f"{n} seed{'s' * (n != 1)}"
+    return words.count(n, "seed")
 
 
 ########################################
@@ -162,7 +161,7 @@ def show_pair(found: dict) -> list[str]:
     if found["p"] is None:
         rest = f"; no test, as {NO_NOISE}"
     else:
-        rest = f", 95 % {found['low']:+.5f} to {found['high']:+.5f}, two-sided p = {found['p']:.2g}"
+        rest = f", 95 % {words.ends(found['low'], found['high'], '+.5f')}, two-sided p = {found['p']:.2g}"
     if found.get("correlation") is not None:
         rest += f", correlation {found['correlation']:.2f}"
     lines.append(f"A - B: {found['mean']:+.5f} nats ({how}){rest}")

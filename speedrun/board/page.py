@@ -3,6 +3,7 @@ import json
 import re
 from urllib.parse import quote
 
+from speedrun.stats import words
 from speedrun.text import printable
 from tracks import TRACKS
 
@@ -99,9 +100,10 @@ def _by_step(rows: list[Standing]) -> str:
     cells = []
     for row in rows:
         entry, claim = row.entry, row.entry.claim
+        p = words.p_value(claim["p"], "0.0001", ".4f").replace(" ", "")
         cells.append([str(row.place), escape(claim["recipe"]), str(claim["step"]),
                       crossing(claim["crossing"]), f"{claim['mean']:.4f}",
-                      seeds(claim["n"], claim["crossing"], claim["looks"]), p_value(claim["p"]),
+                      seeds(claim["n"], claim["crossing"], claim["looks"]), p,
                       versus(row.against), link(entry), escape(entry.author or "-")])
     return table(columns, cells)
 
@@ -112,7 +114,7 @@ def _by_loss(rows: list[Standing], places: bool) -> str:
     cells = []
     for row in rows:
         entry, claim = row.entry, row.entry.claim
-        cells.append([str(row.place), escape(claim["recipe"]), interval(claim["final"], 4),
+        cells.append([str(row.place), escape(claim["recipe"]), words.interval(claim["final"], ".4f", to="–"),
                       str(last_step(entry)), seeds(claim["n"], claim["crossing"], claim["looks"]),
                       versus(row.against), link(entry), escape(entry.author or "-")])
     return table(columns, cells) if places else table(columns[1:], [line[1:] for line in cells])
@@ -138,15 +140,14 @@ def _seconds(rows: list[Standing]) -> list[str]:
 
 
 def machine_words(machine: dict) -> str:
-    """A machine of rules.machine in words."""
+    """A machine of claim.machine in words."""
     gpus, ranks = machine["gpus"], machine["world_size"]
     processes = f"{ranks} process{'es' * (ranks > 1)}"
     if machine["device"] == "cuda":
         kinds = [f"{gpus.count(gpu)}x {escape(gpu)}" for gpu in sorted(set(gpus))]
         return f"{' and '.join(kinds) or escape(machine['name'])}, {processes}"
-    threads = machine["threads"]
-    return f"{escape(machine['name'])}, {machine['cores']} cores, {processes} of {threads} " \
-           f"thread{'s' * (threads > 1)}"
+    threads = words.count(machine["threads"], "thread")
+    return f"{escape(machine['name'])}, {machine['cores']} cores, {processes} of {threads}"
 
 
 ########################################
@@ -162,24 +163,14 @@ def link(entry: Entry) -> str:
     return f"[{entry.date}]({quote(entry.path)})"
 
 
-def interval(found: dict, digits: int) -> str:
-    """"mean (low–high)"."""
-    ends = "" if found["low"] is None else f" ({found['low']:.{digits}f}–{found['high']:.{digits}f})"
-    return f"{found['mean']:.{digits}f}{ends}"
-
-
 def crossing(found: dict) -> str:
-    return "-" if found["mean"] is None else interval(found, 0)
+    return words.interval(found, ".0f", to="–") or "-"
 
 
 def seeds(n: int, found: dict | None, looks=()) -> str:
     """n, in how many logs it was declared, and how many cross the target where not all do."""
     said = f"{n:d} in {len(looks)} logs" if len(looks) > 1 else f"{n:d}"
     return f"{said} ({found['crossed']} cross)" if found and found["crossed"] < found["n"] else said
-
-
-def p_value(p: float) -> str:
-    return f"{p:.4f}" if p >= 0.0001 else "<0.0001"
 
 
 def versus(found: dict | None) -> str:
@@ -196,8 +187,8 @@ def versus(found: dict | None) -> str:
     else:
         seen = "{} and {} unpaired".format(*found["n"])
     half = (found["high"] - found["low"]) / 2  # of a t-interval: as far on either side
-    word = later if found["mean"] > 0 else earlier
-    said = f"{abs(found['mean']):.{digits}f}±{half:.{digits}f} {found['unit']} {word}"
+    side = later if found["mean"] > 0 else earlier
+    said = f"{abs(found['mean']):.{digits}f}±{half:.{digits}f} {found['unit']} {side}"
     return f"{said}<br>{'' if found['p'] < 0.05 else 'not told apart, '}{seen}"
 
 

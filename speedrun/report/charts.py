@@ -1,6 +1,8 @@
 """The charts of a report's page: which curves, in which frame, with what words."""
 from xml.etree.ElementTree import Element
 
+from speedrun.stats import words
+
 from . import curves
 from .comparison import Comparison
 from .curves import Curve
@@ -22,7 +24,7 @@ def legend(comparison: Comparison) -> Element:
     for i, (recipe, label) in enumerate(zip(comparison.recipes, labels(comparison))):
         n = len(recipe.group.series)
         name = recipe.name if label == recipe.name else f"{label}: {recipe.name}"
-        items.append(element("li", sample(i), f"{name} ({n} seed{'s' * (n != 1)})"))
+        items.append(element("li", sample(i), f"{name} ({words.count(n, 'seed')})"))
     return element("ul", *items, class_="legend")
 
 
@@ -101,7 +103,7 @@ def _above(found: list[Curve], y: tuple[float, float]) -> str:
 def _zoom(comparison: Comparison, found: list[Curve]) -> Element:
     target = comparison.track["target"]
     crossings = [row["crossing_step"] for row in comparison.found["recipes"].values()]
-    marks = [None if c["mean"] is None else (c["mean"], c["low"], c["high"]) for c in crossings]
+    marks = [None if row["mean"] is None else row for row in crossings]
     seeds = [curves.seed_lines(recipe.group.series) for recipe in comparison.recipes]
     x, y, crosses = zoom_frame(comparison, found)
     caption = "Thin lines: single seeds. "

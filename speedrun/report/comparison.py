@@ -11,7 +11,7 @@ from speedrun.cli import Refusal
 from speedrun.log.format import Log, without_note
 from speedrun.log.header import misfits
 from speedrun.log.reader import read_log
-from speedrun.stats import intervals
+from speedrun.stats import intervals, words
 from speedrun.stats.crossing import crossing_step, mean_crossing
 from speedrun.text import printable
 from speedrun.verify.claim import machine
@@ -227,46 +227,26 @@ def _crossing_difference(group: Group, first: Group, target: float | None) -> di
 ########################################
 
 
-def with_interval(found: dict | None, form: str) -> str:
-    """"mean (low to high)", without the interval where there is none, "" where there is no mean either."""
-    if found is None or found["mean"] is None:
-        return ""
-    ends = "" if found["low"] is None else f" ({found['low']:{form}} to {found['high']:{form}})"
-    return f"{found['mean']:{form}}{ends}"
-
-
-def crossing_words(found: dict) -> str:
-    """The mean crossing with its interval, and how many seeds cross where not all do."""
-    words = with_interval(found, ",.1f")
-    if found["crossed"] < found["n"]:
-        words += f"{', ' * bool(words)}{found['crossed']} of {found['n']} seeds cross"
-    return words
-
-
 def figures(found: dict) -> dict[str, list[str]]:
     """What `compare` found as a table in words: name of the figure -> its text for each recipe."""
     rows, target = list(found["recipes"].values()), found["target"]
     reference, timed = found["reference"], found["no_time"] is None
 
-    def loss(row):
-        spread = "" if row["val_loss"]["sd"] is None else f" (sd {row['val_loss']['sd']:.4f})"
-        return f"{row['val_loss']['mean']:.4f}{spread}"
-
-    words = {"seeds": lambda row: str(len(row["seeds"])), "steps": lambda row: f"{row['steps']:,}",
-             "final loss": loss}
+    say = {"seeds": lambda row: str(len(row["seeds"])), "steps": lambda row: f"{row['steps']:,}",
+           "final loss": lambda row: words.mean_and_sd(row["val_loss"], ".4f")}
     if target is not None:
-        words["official step"] = lambda row: f"{row['official_step']:,}" if row["official_step"] else ""
-        words["mean crossing step"] = lambda row: crossing_words(row["crossing_step"])
+        say["official step"] = lambda row: f"{row['official_step']:,}" if row["official_step"] else ""
+        say["mean crossing step"] = lambda row: words.crossing(row["crossing_step"])
     if target is not None and timed:
-        words["seconds to target"] = lambda row: crossing_words(row["crossing_seconds"])
+        say["seconds to target"] = lambda row: words.crossing(row["crossing_seconds"])
     if timed:
-        words["tokens per second"] = lambda row: f"{row['tokens_per_second']:,.0f}"
+        say["tokens per second"] = lambda row: f"{row['tokens_per_second']:,.0f}"
     if rows[1:]:
-        words[f"loss minus {reference}'s"] = lambda row: with_interval(row.get("difference"), "+.4f")
+        say[f"loss minus {reference}'s"] = lambda row: words.interval(row.get("difference"), "+.4f")
     if any(row.get("crossing_difference") for row in rows):
-        words[f"crossing step minus {reference}'s"] = \
-            lambda row: with_interval(row.get("crossing_difference"), "+,.1f")
-    return {name: [say(row) or "-" for row in rows] for name, say in words.items()}
+        say[f"crossing step minus {reference}'s"] = \
+            lambda row: words.interval(row.get("crossing_difference"), "+,.1f")
+    return {name: [text(row) or "-" for row in rows] for name, text in say.items()}
 
 
 def verdict(name: str, row: dict, reference: str) -> str:
@@ -277,9 +257,9 @@ def verdict(name: str, row: dict, reference: str) -> str:
     gap = f"{name} ends {abs(found['mean']):.4f} nats {side} {reference}"
     if found["low"] is None:
         return f"{gap}; one seed or equal losses tell nothing of the noise."
-    low, high = sorted((abs(found["low"]), abs(found["high"])))
     if found["low"] < 0 < found["high"]:
-        return (f"{name} and {reference} are not told apart: {found['mean']:+.4f} nats at the end (95 % "
-                f"{found['low']:+.4f} to {found['high']:+.4f}, {how}).")
-    p = "p < 0.001" if found["p"] < 0.001 else f"p = {found['p']:.2g}"
-    return f"{gap} (95 % {low:.4f} to {high:.4f}, {how}, {p})."
+        ends = words.ends(found["low"], found["high"], "+.4f")
+        return (f"{name} and {reference} do not differ significantly: {found['mean']:+.4f} nats at the end "
+                f"(95 % {ends}, {how}).")
+    ends = words.ends(*sorted((abs(found["low"]), abs(found["high"]))), ".4f")
+    return f"{gap} (95 % {ends}, {how}, p {words.p_value(found['p'], equals='= ')})."

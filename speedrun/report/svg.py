@@ -6,6 +6,8 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
+from speedrun.stats import words
+
 from .curves import Curve
 from .markup import element
 
@@ -23,8 +25,7 @@ MOST_LINES = 2 * COLOURS            # the second six have hollow markers and oth
 class Line:
     """A curve in the style of its number, with its name and the short label at its end.
 
-    seeds: thin lines beside it. mark: (x, low, high) of an interval on the chart's level, low and high None
-    where there is none.
+    seeds: thin lines beside it. mark: a mean crossing step with its interval, on the chart's level.
     """
 
     style: int
@@ -32,7 +33,7 @@ class Line:
     label: str
     curve: Curve
     seeds: list = field(default_factory=list)
-    mark: tuple | None = None
+    mark: dict | None = None
 
 
 @dataclass(frozen=True)
@@ -154,14 +155,13 @@ def _line(line: Line, x: Scale, y: Scale, x_label: str, level: float | None) -> 
     some = {seen[(2 * k + 1 + line.style % 2) * (len(seen) - 1) // 16] for k in range(8)} if seen else ()
     over = [marker(line.style, x(a), y(b), f"{line.name}, {x_label} {a:,.5g}: {b:.5g}")
             for a, b in sorted(some)]
-    if line.mark and level is not None and line.mark[0] in x:
-        at, low, high = line.mark
-        words = f"{line.name} crosses at {at:,.1f}"
+    if line.mark and level is not None and line.mark["mean"] in x:
+        at, low, high = (line.mark[name] for name in ("mean", "low", "high"))
+        title = f"{line.name} crosses at {words.interval(line.mark, ',.1f', '95 % ')}"
         if low is not None:
-            words += f" (95 % {low:,.1f} to {high:,.1f})"
-            over.append(element("path", element("title", words), class_=f"interval {colour}",
+            over.append(element("path", element("title", title), class_=f"interval {colour}",
                                 d=_bar(x(low), x(high), y(level))))
-        over.append(marker(line.style, x(at), y(level), words))
+        over.append(marker(line.style, x(at), y(level), title))
     return under, over
 
 

@@ -4,7 +4,7 @@ import math
 import numpy as np
 from scipy import stats
 
-from . import intervals
+from . import intervals, words
 
 RESAMPLES = 9999
 FEW = 20  # pairs from which a percentile bootstrap is nearly as wide as it should be
@@ -36,8 +36,8 @@ def time_ratio(a: list[float], b: list[float]) -> dict:
 def interval_of(ratio: dict) -> str:
     """Both intervals of a time_ratio, in words."""
     few = ", too narrow for few pairs" * (ratio["n"] < FEW)
-    return (f"95 %: {ratio['t_low']:.4f} to {ratio['t_high']:.4f} by t; {ratio['low']:.4f} to "
-            f"{ratio['high']:.4f} by bootstrap{few}")
+    by_t = words.ends(ratio["t_low"], ratio["t_high"], ".4f")
+    return f"95 %: {by_t} by t; {words.ends(ratio['low'], ratio['high'], '.4f')} by bootstrap{few}"
 
 
 def judged(found: dict, centre: float) -> str:

@@ -19,13 +19,12 @@ import re
 
 from speedrun import ROOT
 from speedrun.cli import Refusal, near
-from speedrun.report.comparison import crossing_words, with_interval
+from speedrun.stats import words
 
 from .figures import final, worst
 from .page import (
     NOT_RUN,
     cost_words,
-    loss_words,
     number,
     points,
     range_words,
@@ -47,22 +46,22 @@ def render(template: str, load) -> str:
     Refusal for a placeholder that names nothing.
     """
     def fill(match) -> str:
-        words = match[1].split()
-        if len(words) not in (2, 3):
+        named = match[1].split()
+        if len(named) not in (2, 3):
             raise Refusal(f"findings: {match[0]} is neither {{{{STUDY WHAT}}}} nor {{{{STUDY CELL WHAT}}}}")
-        study, found = load(words[0])
-        say = OF_STUDY.get(words[1]) if len(words) == 2 else OF_CELL.get(words[2])
+        study, found = load(named[0])
+        say = OF_STUDY.get(named[1]) if len(named) == 2 else OF_CELL.get(named[2])
         if say is None:
-            known = OF_STUDY if len(words) == 2 else OF_CELL
-            raise Refusal(f"findings: {match[0]}: unknown {words[-1]!r}; {near(words[-1], known)}")
-        if len(words) == 2:
+            known = OF_STUDY if len(named) == 2 else OF_CELL
+            raise Refusal(f"findings: {match[0]}: unknown {named[-1]!r}; {near(named[-1], known)}")
+        if len(named) == 2:
             return say(study, found)
         rows = {**found["cells"], **{label: row and dict(difference=row, dead={
             metric: of[label] for metric, of in found.get("dead", {}).items()})
             for label, row in found["contrasts"].items()}}
-        if words[1] not in rows:
-            raise Refusal(f"findings: {match[0]}: no cell {words[1]!r}; {near(words[1], rows)}")
-        row = rows[words[1]] or {}
+        if named[1] not in rows:
+            raise Refusal(f"findings: {match[0]}: no cell {named[1]!r}; {near(named[1], rows)}")
+        row = rows[named[1]] or {}
         return say(row) or (unfinished(row) if "diverged" in row else NOT_RUN)
     return HEAD + PLACEHOLDER.sub(fill, template)
 
@@ -82,7 +81,7 @@ def _difference(row: dict, sign: int = 1) -> str:
     if found is None:
         return ""
     ends = [None, None] if found["low"] is None else sorted((sign * found["low"], sign * found["high"]))
-    return with_interval(dict(mean=sign * found["mean"], low=ends[0], high=ends[1]), "+.4f")
+    return words.interval(dict(mean=sign * found["mean"], low=ends[0], high=ends[1]), "+.4f")
 
 
 def _verdict(row: dict, sign: int) -> str:
@@ -113,8 +112,8 @@ OF_STUDY = dict(table=_table, picture=_picture, cost=lambda study, found: cost_w
                 ranks=lambda study, found: rank_words(found["ranks"]) if found.get("ranks") else NOT_RUN,
                 ranges=lambda study, found: "; ".join(map(range_words, found.get("ranges", ()))) or NOT_RUN)
 OF_CELL = {
-    "loss": lambda row: loss_words(row) if "val_loss" in row else "",
-    "crossing": lambda row: crossing_words(row["crossing_step"]) if row.get("crossing_step") else "",
+    "loss": lambda row: words.mean_and_sd(row["val_loss"], ".4f") if "val_loss" in row else "",
+    "crossing": lambda row: words.crossing(row["crossing_step"]) if row.get("crossing_step") else "",
     "seconds": lambda row: f"{row['seconds']['mean']:.0f}" if row.get("seconds") else "",
     "difference": _difference, "gain": lambda row: _difference(row, -1),
     "below": lambda row: _verdict(row, -1), "above": lambda row: _verdict(row, 1),

@@ -2,7 +2,7 @@
 import json
 
 from speedrun import ROOT
-from speedrun.report.comparison import crossing_words, with_interval
+from speedrun.stats import words
 
 from .figures import UNITS, final, worst
 from .study import Study
@@ -43,11 +43,6 @@ def markdown_table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join([text[0], "|---" * len(head) + "|", *text[1:]])
 
 
-def loss_words(row: dict) -> str:
-    spread = row["val_loss"]["sd"]
-    return f"{row['val_loss']['mean']:.4f}" + ("" if spread is None else f" (sd {spread:.4f})")
-
-
 def table(study: Study, found: dict) -> str:
     """A row a cell, in the order of the file; columns that no cell has are left out."""
     axis = study.axis
@@ -55,13 +50,13 @@ def table(study: Study, found: dict) -> str:
     columns = {"cell": lambda cell, row: f"`{cell.label}`" if cell.logs is None else _link(cell),
                axis: lambda cell, row: f"{cell.x:,g}" if axis and cell.x is not None else "",
                "seeds": lambda cell, row: f"{len(cell.seeds)}" if own else "",
-               "final loss, nats": lambda _, row: loss_words(row),
-               "crossing step": lambda _, row: crossing_words(row["crossing_step"])
+               "final loss, nats": lambda _, row: words.mean_and_sd(row["val_loss"], ".4f"),
+               "crossing step": lambda _, row: words.crossing(row["crossing_step"])
                if row["crossing_step"] else "",
                "training seconds": lambda _, row: f"{row['seconds']['mean']:.0f}" if row["seconds"] else "",
                "minus": lambda _, row: f"`{row['baseline']}`" if "difference" in row else "",
                "pairs": lambda _, row: f"{row['difference']['n']}" if own and "difference" in row else "",
-               "difference, nats": lambda _, row: with_interval(row.get("difference"), "+.4f"),
+               "difference, nats": lambda _, row: words.interval(row.get("difference"), "+.4f"),
                "p": lambda _, row: p_words(row.get("difference")),
                "r": lambda _, row: _correlation(row.get("difference"))}
     rows = []
@@ -89,9 +84,7 @@ def _link(cell) -> str:
 
 
 def p_words(found: dict | None) -> str:
-    if found is None or found["p"] is None:
-        return ""
-    return "< .001" if found["p"] < 0.001 else f"{found['p']:.2g}"
+    return "" if found is None or found["p"] is None else words.p_value(found["p"], ".001")
 
 
 def _correlation(found: dict | None) -> str:
@@ -101,7 +94,7 @@ def _correlation(found: dict | None) -> str:
 
 
 def _contrasts(found: dict) -> str:
-    rows = [[f"`{label}`", with_interval(row, "+.4f") if row else NOT_RUN, p_words(row),
+    rows = [[f"`{label}`", words.interval(row, "+.4f") if row else NOT_RUN, p_words(row),
              *(points(of[label]) if of[label] else NOT_RUN for of in found.get("dead", {}).values())]
             for label, row in found["contrasts"].items()]
     more = ["dead at the end by leverage, points (95 %)", "by activation"] if "dead" in found else []
@@ -110,11 +103,11 @@ def _contrasts(found: dict) -> str:
 
 def points(row: dict) -> str:
     """A difference of shares in percentage points."""
-    return with_interval({end: row[end] and 100 * row[end] for end in ("mean", "low", "high")}, "+.2f")
+    return words.interval({end: row[end] and 100 * row[end] for end in ("mean", "low", "high")}, "+.2f")
 
 
 def rank_words(row: dict) -> str:
-    return f"{with_interval(row, '.2f')}, n = {row['n']}, p = {row['p']:.2g}"
+    return f"{words.interval(row, '.2f')}, n = {row['n']}, p = {row['p']:.2g}"
 
 
 def range_words(row: dict) -> str:

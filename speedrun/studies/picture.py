@@ -6,9 +6,9 @@ import warnings
 from pathlib import Path
 from statistics import median
 
-from speedrun.report.comparison import with_interval
 from speedrun.report.style import LIGHT
 from speedrun.report.svg import frame
+from speedrun.stats import words
 
 from .figures import UNITS
 from .study import Study
@@ -102,7 +102,7 @@ def _bars(ax, found: list, marker: str, colour: str, hollow=None, signed=False) 
             fill = "white" if hollow and hollow[i] else colour
             ax.errorbar(row["mean"], i, xerr=_ends(row), fmt=marker, color=colour, mfc=fill, capsize=3)
         elif row:
-            text = with_interval(row, "+.4f" if signed else ".4f")
+            text = words.interval(row, "+.4f" if signed else ".4f")
             ax.annotate(f"{text} \u2192", (0.99, i), xycoords=("axes fraction", "data"), ha="right",
                         va="center", color=colour, fontsize=8, bbox=dict(fc="white", ec="none", pad=1))
     ends = [row[end] if row[end] is not None else row["mean"] for row in inside for end in ("low", "high")]
@@ -172,8 +172,8 @@ def _ranks(plt, study: Study, found: dict):
     figure, axes = plt.subplots(figsize=(6.4, 1.4 + 0.32 * len(rows)), layout="constrained")
     _bars(axes, [row["val_loss"] for _, row in rows], "o", LIGHT[0])
     if ranks := found["ranks"]:
-        axes.set_title(f"rank correlation {ranks['mean']:.2f} ({ranks['low']:.2f} to {ranks['high']:.2f}, "
-                       f"n = {ranks['n']})", fontsize=10)
+        ends = words.ends(ranks["low"], ranks["high"], ".2f")
+        axes.set_title(f"rank correlation {ranks['mean']:.2f} ({ends}, n = {ranks['n']})", fontsize=10)
     axes.set(xlabel=f"final loss on {study.track} (nats): mean, 95 %", ylabel=f"in order of {study.axis}",
              yticks=range(len(rows)), yticklabels=[f"{cell.label} ({cell.x:,g})" for cell, _ in rows],
              ylim=(-0.6, len(rows) - 0.4))
