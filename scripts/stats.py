@@ -19,7 +19,7 @@ from speedrun.cli import need
 need("numpy", "scipy")
 
 from speedrun.cli import Parser, Refusal, command, print_json
-from speedrun.report.group import Group, read_group
+from speedrun.report.runs import Group, read_group
 from speedrun.stats import intervals, planning, rule, selection, words
 from speedrun.stats.crossing import mean_crossing
 

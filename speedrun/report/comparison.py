@@ -16,7 +16,7 @@ from speedrun.stats.crossing import crossing_step, mean_crossing
 from speedrun.text import printable
 from speedrun.verify.claim import machine
 
-from .group import Group, log_files, read_group
+from .runs import Group, log_files, read_group
 from .svg import MOST_LINES
 
 
@@ -51,7 +51,7 @@ class Comparison:
 def read_comparison(paths: list[Path]) -> Comparison:
     """The recipes of the logs in `paths`, logs or record folders.
 
-    Refusal for what `group.read_group` refuses, for a header that is not complete, logs of several tracks
+    Refusal for what `runs.read_group` refuses, for a header that is not complete, logs of several tracks
     or of other data, a loss that is not finite, and more than MOST_LINES recipes.
     """
     recipes: list[Recipe] = []

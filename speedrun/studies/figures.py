@@ -7,7 +7,7 @@ from speedrun.log.format import Log
 from speedrun.log.reader import read_log
 from speedrun.report import curves
 from speedrun.report.comparison import no_time, span
-from speedrun.report.group import Group, read_group
+from speedrun.report.runs import Group, read_group
 from speedrun.stats import intervals, rule
 from speedrun.stats.crossing import mean_crossing
 from speedrun.stats.intervals import rank_correlation
