@@ -53,7 +53,7 @@ def picture(comparison: Comparison, path: Path) -> None:
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    series, target = [recipe.group.series for recipe in comparison.recipes], comparison.track["target"]
+    series, target = [runs.series for runs in comparison.recipes], comparison.track["target"]
     by_step = [curves.loss_by_step(of) for of in series]
     x, y, crosses = zoom_frame(comparison, by_step)
     near = "at the target" if crosses else "the last third"
@@ -67,7 +67,7 @@ def picture(comparison: Comparison, path: Path) -> None:
         size = (4.5 * len(panels), 3.8)
         figure, all_axes = plt.subplots(1, len(panels), figsize=size, layout="constrained")
         for axes, (x_label, found, frame) in zip(all_axes, panels):
-            for i, (recipe, curve) in enumerate(zip(comparison.recipes, found)):
+            for i, curve in enumerate(found):
                 style = dict(color=LIGHT[i % 6], ls=DASHES[(i + i // 6) % 6], lw=2)
                 axes.plot(*zip(*curve.points), **style)
                 if curve.band:
@@ -76,7 +76,7 @@ def picture(comparison: Comparison, path: Path) -> None:
                 axes.axhline(target, color="0.4", lw=1, ls=(0, (2, 2)))
             axes.set(xlabel=x_label, ylabel="validation loss (nats)", **frame)
             axes.grid(alpha=0.25)
-        names = [f"{recipe.name} (n = {len(recipe.group.series)})" for recipe in comparison.recipes]
+        names = [f"{runs.name} (n = {len(runs.series)})" for runs in comparison.recipes]
         figure.legend(all_axes[0].lines[:len(names)], names, loc="outside lower center", frameon=False,
                       ncols=max(1, 120 // (8 + max(map(len, names)))))
         figure.savefig(path, dpi=150)

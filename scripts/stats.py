@@ -19,7 +19,7 @@ from speedrun.cli import need
 need("numpy", "scipy")
 
 from speedrun.cli import Parser, Refusal, command, print_json
-from speedrun.report.runs import Group, read_group
+from speedrun.report.runs import RecipeRuns, read_runs
 from speedrun.stats import intervals, planning, rule, selection, words
 from speedrun.stats.crossing import mean_crossing
 
@@ -38,36 +38,36 @@ NO_NOISE = "one seed or equal losses tell nothing of the noise"
 
 def one(args) -> dict:
     """The one-sample test at a step, the official step and the mean crossing step."""
-    group = read_group(args.logs)
-    target = args.target if args.target is not None else (group.track or {}).get("target")
+    runs = read_runs(args.logs)
+    target = args.target if args.target is not None else (runs.track or {}).get("target")
     if not isinstance(target, (int, float)):
         raise Refusal("the logs name no target loss; give --target", code=2)
-    official = group.official_step(target)
-    step = args.step if args.step is not None else official["step"] if official else group.last_step
-    losses = group.losses_at(step)
-    found = rule.one_sample(losses.values(), target, group.sigma)
-    warnings = group.doubts
+    official = runs.official_step(target)
+    step = args.step if args.step is not None else official["step"] if official else runs.last_step
+    losses = runs.losses_at(step)
+    found = rule.one_sample(losses.values(), target, runs.sigma)
+    warnings = runs.doubts
     if official and official["step"] == step:
-        warnings += first_step_warnings(group, official)
+        warnings += first_step_warnings(runs, official)
     if args.best_of is not None:
-        noise = (found["n"], group.sigma or found["sd"])
+        noise = (found["n"], runs.sigma or found["sd"])
         warnings.append(best_of_warning(args.best_of, *noise, rule.LEVEL, "passes at the target"))
-    return dict(found, step=step, target=target, sigma=group.sigma, level=rule.LEVEL, forked=group.forked,
+    return dict(found, step=step, target=target, sigma=runs.sigma, level=rule.LEVEL, forked=runs.forked,
                 official_step=official and official["step"], seeds=list(losses),
-                crossing=mean_crossing(group.on_grid, target), warnings=warnings)
+                crossing=mean_crossing(runs.on_grid, target), warnings=warnings)
 
 
-def first_step_warnings(group: Group, official: dict) -> list[str]:
+def first_step_warnings(runs: RecipeRuns, official: dict) -> list[str]:
     """What the choice of the first passing step does."""
-    step, steps = official["step"], rule.common_steps(group.on_grid)
+    step, steps = official["step"], rule.common_steps(runs.on_grid)
     found = []
-    if group.sigma is not None:  # a t-test's p does not say this by itself
+    if runs.sigma is not None:  # a t-test's p does not say this by itself
         found = [f"step {step} is chosen as the first of {len(steps)} that passes, and such a step passes "
                  "narrowly: as many fresh seeds would pass there with probability "
                  f"{selection.replication(official['p']):.2f}"]
     if step != steps[0]:
-        before = rule.losses_at(group.on_grid, steps[steps.index(step) - 1])
-        at = rule.losses_at(group.on_grid, step)
+        before = rule.losses_at(runs.on_grid, steps[steps.index(step) - 1])
+        at = rule.losses_at(runs.on_grid, step)
         over = selection.first_step_overstatement([before[seed] for seed in at], at.values())
         if over is not None:
             found.append(f"by that choice its margin is overstated by {over:.5f} nats on average, through "
@@ -126,7 +126,7 @@ def seeds(n: int) -> str:
 
 def pair(args) -> dict:
     """The difference A - B with its interval, and the exchange rule where the track has one."""
-    a, b = read_group(args.a), read_group(args.b)
+    a, b = read_runs(args.a), read_runs(args.b)
     if a.track != b.track or not a.of_same_data(b):
         raise Refusal("A and B are of different tracks or data; compare recipes on one track")
     steps = [args.step] * 2 if args.step is not None else [a.last_step, b.last_step]

@@ -14,23 +14,23 @@ LOSS = "validation loss (nats)"
 
 def labels(comparison: Comparison) -> list[str]:
     """What stands at the lines' ends: the names where all are short, else letters."""
-    names = [recipe.name for recipe in comparison.recipes]
+    names = [runs.name for runs in comparison.recipes]
     return names if max(map(len, names)) <= 9 else [chr(65 + i) for i in range(len(names))]
 
 
 def legend(comparison: Comparison) -> Element:
     """The lines' styles, with their letters where these stand at the lines' ends."""
     items = []
-    for i, (recipe, label) in enumerate(zip(comparison.recipes, labels(comparison))):
-        n = len(recipe.group.series)
-        name = recipe.name if label == recipe.name else f"{label}: {recipe.name}"
+    for i, (runs, label) in enumerate(zip(comparison.recipes, labels(comparison))):
+        n = len(runs.series)
+        name = runs.name if label == runs.name else f"{label}: {runs.name}"
         items.append(element("li", sample(i), f"{name} ({words.count(n, 'seed')})"))
     return element("ul", *items, class_="legend")
 
 
 def _lines(comparison: Comparison, found: list[Curve | None], seeds=None, marks=None) -> list[Line]:
-    return [Line(i, recipe.name, label, curve, seeds[i] if seeds else [], marks[i] if marks else None)
-            for i, (recipe, label, curve) in enumerate(zip(comparison.recipes, labels(comparison), found))
+    return [Line(i, runs.name, label, curve, seeds[i] if seeds else [], marks[i] if marks else None)
+            for i, (runs, label, curve) in enumerate(zip(comparison.recipes, labels(comparison), found))
             if curve is not None]
 
 
@@ -75,7 +75,7 @@ def zoom_frame(comparison: Comparison, found: list[Curve]) -> tuple[tuple, tuple
 
 def loss_figures(comparison: Comparison) -> list[Element]:
     """Loss by step, near the target or at the end, by seconds, and its difference from the reference."""
-    series, target = [recipe.group.series for recipe in comparison.recipes], comparison.track["target"]
+    series, target = [runs.series for runs in comparison.recipes], comparison.track["target"]
     found = [curves.loss_by_step(of) for of in series]
     band = "Line: mean of the seeds; band: lowest to highest seed. "
     whole = whole_frame(found, target)
@@ -104,7 +104,7 @@ def _zoom(comparison: Comparison, found: list[Curve]) -> Element:
     target = comparison.track["target"]
     crossings = [row["crossing_step"] for row in comparison.found["recipes"].values()]
     marks = [None if row["mean"] is None else row for row in crossings]
-    seeds = [curves.seed_lines(recipe.group.series) for recipe in comparison.recipes]
+    seeds = [curves.seed_lines(runs.series) for runs in comparison.recipes]
     x, y, crosses = zoom_frame(comparison, found)
     caption = "Thin lines: single seeds. "
     if crosses:
@@ -118,7 +118,7 @@ def _zoom(comparison: Comparison, found: list[Curve]) -> Element:
 def _differences(comparison: Comparison) -> list[Element]:
     """Loss minus the reference's, where a recipe shares seeds with it."""
     first = comparison.recipes[0]
-    found = [None] + [curves.difference(r.group.series, first.group.series) for r in comparison.recipes[1:]]
+    found = [None] + [curves.difference(runs.series, first.series) for runs in comparison.recipes[1:]]
     seen = [curve for curve in found if curve is not None]
     if not seen:
         return []

@@ -16,31 +16,17 @@ from speedrun.stats.crossing import crossing_step, mean_crossing
 from speedrun.text import printable
 from speedrun.verify.claim import machine
 
-from .runs import Group, log_files, read_group
+from .runs import RecipeRuns, log_files, runs_of
 from .svg import MOST_LINES
 
 
 @dataclass
-class Recipe:
-    """The runs of one recipe.
-
-    name: for a person, printable and no other's in the same comparison. fields: its hyperparameters by
-    dotted name, as text.
-    """
-
-    name: str
-    group: Group
-    logs: list[Log]
-    fields: dict[str, str]
-
-
-@dataclass
 class Comparison:
-    """The recipes in the order in which their first logs were named; no_time: why their seconds are not
-    compared, None where they are."""
+    """The recipes in the order in which their first logs were named, no two of one name; no_time: why their
+    seconds are not compared, None where they are."""
 
     track: dict
-    recipes: list[Recipe]
+    recipes: list[RecipeRuns]
     no_time: str | None = None
 
     @cached_property
@@ -51,18 +37,18 @@ class Comparison:
 def read_comparison(paths: list[Path]) -> Comparison:
     """The recipes of the logs in `paths`, logs or record folders.
 
-    Refusal for what `runs.read_group` refuses, for a header that is not complete, logs of several tracks
-    or of other data, a loss that is not finite, and more than MOST_LINES recipes.
+    Refusal for what `runs.runs_of` refuses, for a header that is not complete, logs of several tracks or of
+    other data, a loss that is not finite, and more than MOST_LINES recipes.
     """
-    recipes: list[Recipe] = []
+    recipes: list[RecipeRuns] = []
     for logs in _by_recipe(paths):
-        group = read_group([log.path for log in logs])
+        runs = runs_of(logs)
         for log in logs:
             _check(log)
-        _check_series(group, printable(logs[0].path))
-        recipes.append(Recipe(_fresh_name(group.name, recipes), group, logs, flat(group.recipe)))
-        _check_same(recipes[0], recipes[-1])
-    return Comparison(recipes[0].group.track, recipes, no_time([log for r in recipes for log in r.logs]))
+        _check_series(runs, printable(logs[0].path))
+        recipes.append(replace(runs, name=_fresh_name(runs.name, recipes)))
+        _check_same(recipes[0], runs)
+    return Comparison(recipes[0].track, recipes, no_time([log for runs in recipes for log in runs.logs]))
 
 
 def _by_recipe(paths: list[Path]) -> list[list[Log]]:
@@ -104,29 +90,29 @@ def _check(log: Log) -> None:
         raise Refusal(f"{where}: its header is not complete: {printable(wrong[0])}; see scripts/verify.py")
 
 
-def _check_series(group: Group, where: str) -> None:
+def _check_series(runs: RecipeRuns, where: str) -> None:
     """Refusal for validations that cannot be drawn or compared."""
-    for seed, points in group.series.items():
+    for seed, points in runs.series.items():
         if bad := [p for p in points if not math.isfinite(p.val_loss)]:
             raise Refusal(f"{where}: the loss of seed {seed} is {bad[0].val_loss} at step {bad[0].step}; "
                           "there is nothing to compare")
-        if not group.on_grid[seed]:
+        if not runs.on_grid[seed]:
             raise Refusal(f"{where}: seed {seed} has no validation at a step of its track's grid")
-    group.last_step
+    runs.last_step
 
 
-def _check_same(first: Recipe, other: Recipe) -> None:
+def _check_same(first: RecipeRuns, other: RecipeRuns) -> None:
     """Refusal for another track or other data."""
     where = printable(other.logs[0].path)
-    if first.group.track != other.group.track:
+    if first.track != other.track:
         raise Refusal(f"{where} is of another track than the logs before it; report one track at a time")
-    if not first.group.of_same_data(other.group):
+    if not first.of_same_data(other):
         raise Refusal(f"{where} is of other data than the logs before it; report runs on the same shards")
 
 
-def _fresh_name(name: str, recipes: list[Recipe]) -> str:
+def _fresh_name(name: str, recipes: list[RecipeRuns]) -> str:
     """`name`, numbered where recipes of other constants have it already."""
-    taken, found, number = {recipe.name for recipe in recipes}, name, 1
+    taken, found, number = {runs.name for runs in recipes}, name, 1
     while found in taken:
         number += 1
         found = f"{name} #{number}"
@@ -180,26 +166,25 @@ def compare(comparison: Comparison) -> dict:
     intervals.compare.
     """
     track, timed = comparison.track, comparison.no_time is None
-    first, rows = comparison.recipes[0].group, {}
-    for recipe in comparison.recipes:
-        group, target = recipe.group, track["target"]
-        last = [points[-1] for points in group.series.values()]
+    first, target, rows = comparison.recipes[0], track["target"], {}
+    for runs in comparison.recipes:
+        last = [points[-1] for points in runs.series.values()]
         rates = [p.step * track["tokens_per_step"] / max(p.train_time, 1e-9) for p in last]
         official = None
         if track["official"] and target is not None:
-            official = group.official_step(target)
-        row = dict(seeds=sorted(group.series), steps=max(p.step for p in last),
+            official = runs.official_step(target)
+        row = dict(seeds=sorted(runs.series), steps=max(p.step for p in last),
                    val_loss=intervals.mean_interval(p.val_loss for p in last),
                    official_step=official and official["step"],
-                   crossing_step=mean_crossing(group.on_grid, target),
-                   crossing_seconds=mean_crossing(by_seconds(group.on_grid), target) if timed else None,
+                   crossing_step=mean_crossing(runs.on_grid, target),
+                   crossing_seconds=mean_crossing(by_seconds(runs.on_grid), target) if timed else None,
                    tokens_per_second=intervals.mean_interval(rates)["mean"] if timed else None)
-        if group is not first:
+        if runs is not first:
             row["difference"] = intervals.compare(*(
-                {seed: points[-1].val_loss for seed, points in g.series.items()} for g in (group, first)))
-            row["crossing_difference"] = _crossing_difference(group, first, target)
-        rows[recipe.name] = row
-    return dict(track=track_name(track), target=track["target"], reference=comparison.recipes[0].name,
+                {seed: points[-1].val_loss for seed, points in g.series.items()} for g in (runs, first)))
+            row["crossing_difference"] = _crossing_difference(runs, first, target)
+        rows[runs.name] = row
+    return dict(track=track_name(track), target=target, reference=first.name,
                 no_time=comparison.no_time, warnings=_warnings(comparison, rows), recipes=rows)
 
 
@@ -208,16 +193,16 @@ def _warnings(comparison: Comparison, rows: dict) -> list[str]:
     if len(steps) > 1:
         found.append(f"The runs end after different numbers of steps, {', '.join(map(str, steps))}: their "
                      "final losses do not compare optimizers alone.")
-    codes = set().union(*(recipe.group.codes for recipe in comparison.recipes))
+    codes = set().union(*(runs.codes for runs in comparison.recipes))
     if len(codes) > 1:
         found.append(f"The logs hold {len(codes)} versions of the code; a difference may be theirs.")
     return found
 
 
-def _crossing_difference(group: Group, first: Group, target: float | None) -> dict | None:
+def _crossing_difference(runs: RecipeRuns, first: RecipeRuns, target: float | None) -> dict | None:
     steps = [{seed: step for seed, points in g.on_grid.items()
-              if (step := crossing_step(points, target)) is not None} for g in (group, first)]
-    if any(len(of) < len(g.series) for of, g in zip(steps, (group, first))):
+              if (step := crossing_step(points, target)) is not None} for g in (runs, first)]
+    if any(len(of) < len(g.series) for of, g in zip(steps, (runs, first))):
         return None  # to leave out the seeds that never cross would flatter
     return intervals.compare(*steps)
 

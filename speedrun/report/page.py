@@ -7,7 +7,7 @@ from speedrun.stats.crossing import crossing_step
 
 from . import curves
 from .charts import legend, loss_figures, neuron_figures
-from .comparison import Comparison, figures, track_name, verdict
+from .comparison import Comparison, figures, flat, track_name, verdict
 from .markup import element, write
 from .style import STYLE
 from .svg import sample
@@ -18,7 +18,7 @@ MOST_ROWS, MOST_FIELDS = 60, 300  # of a table of steps or kinds of matrix, of t
 
 def page(comparison: Comparison) -> str:
     """The document."""
-    *others, last = [recipe.name for recipe in comparison.recipes]
+    *others, last = [runs.name for runs in comparison.recipes]
     names = f"{', '.join(others)}{' and ' * bool(others)}{last}"
     names = names if len(others) < 4 else f"{len(others) + 1} recipes"
     title = f"{names}, track {track_name(comparison.track)}"
@@ -27,7 +27,7 @@ def page(comparison: Comparison) -> str:
                    element("meta", http_equiv="Content-Security-Policy", content=POLICY),
                    element("title", title), element("style"))
     head[-1].text = STYLE
-    found = [curves.diagnostics(recipe.logs) for recipe in comparison.recipes]
+    found = [curves.diagnostics(runs.logs) for runs in comparison.recipes]
     body = element("main", element("h1", title), _track(comparison.track), *_result(comparison),
                    *_loss(comparison), *_neurons(comparison, found), *_hyperparameters(comparison),
                    *_runs(comparison))
@@ -62,7 +62,7 @@ def table(caption: str, heads: list, rows: list[list], groups: dict[int, str] | 
 
 
 def _columns(comparison: Comparison) -> list[Element]:
-    return [element("span", sample(i), recipe.name) for i, recipe in enumerate(comparison.recipes)]
+    return [element("span", sample(i), runs.name) for i, runs in enumerate(comparison.recipes)]
 
 
 ########################################
@@ -97,10 +97,10 @@ def _unbroken(text: str) -> Element:
 
 def _seeds(comparison: Comparison) -> Element:
     target, rows = comparison.track["target"], []
-    for recipe in comparison.recipes:
-        for seed, points in recipe.group.series.items():
-            step = crossing_step(recipe.group.on_grid[seed], target)
-            rows.append([recipe.name, str(seed), f"{points[-1].val_loss:.4f}",
+    for runs in comparison.recipes:
+        for seed, points in runs.series.items():
+            step = crossing_step(runs.on_grid[seed], target)
+            rows.append([runs.name, str(seed), f"{points[-1].val_loss:.4f}",
                          "-" if step is None else f"{step:,.1f}",
                          "-" if comparison.no_time else f"{points[-1].train_time:,.1f}"])
     return element("details", element("summary", "Every seed"),
@@ -109,7 +109,7 @@ def _seeds(comparison: Comparison) -> Element:
 
 
 def _loss(comparison: Comparison) -> list[Element]:
-    by_recipe = [dict(curves.loss_by_step(recipe.group.series).points) for recipe in comparison.recipes]
+    by_recipe = [dict(curves.loss_by_step(runs.series).points) for runs in comparison.recipes]
     every = sorted(set().union(*by_recipe))
     steps = curves.thin(every, MOST_ROWS)
     some = "" if len(steps) == len(every) else f", {len(steps)} of {len(every)} steps"
@@ -122,17 +122,17 @@ def _loss(comparison: Comparison) -> list[Element]:
 
 
 def _neurons(comparison: Comparison, found: list[dict]) -> list[Element]:
-    without = [recipe.name for recipe, steps in zip(comparison.recipes, found) if not steps]
+    without = [runs.name for runs, steps in zip(comparison.recipes, found) if not steps]
     charts, tables = neuron_figures(comparison, found), []
     parts = [element("h2", "Neurons")]
     if without or not charts:
-        whose = ", ".join(without if charts else [recipe.name for recipe in comparison.recipes])
+        whose = ", ".join(without if charts else [runs.name for runs in comparison.recipes])
         parts.append(element("p", f"The logs of {whose} hold no diagnostics.", class_="soft"))
     if not charts:
         return parts
-    for recipe, steps in zip(comparison.recipes, found):
+    for runs, steps in zip(comparison.recipes, found):
         if rows := _matrices(steps):
-            tables.append(table(f"{recipe.name}, step {max(steps):,}: mean over layers and seeds",
+            tables.append(table(f"{runs.name}, step {max(steps):,}: mean over layers and seeds",
                                 ["matrices", *(metric.replace("_", " ") for metric in METRICS)], rows))
     return parts + [legend(comparison), element("div", *charts, class_="charts"),
                     element("details", element("summary", "Every kind of matrix, at the end"), *tables)]
@@ -156,21 +156,21 @@ def _matrices(steps: dict) -> list[list[str]]:
 
 
 def _hyperparameters(comparison: Comparison) -> list[Element]:
-    recipes = [recipe.fields for recipe in comparison.recipes]
+    recipes = [flat(runs.recipe) for runs in comparison.recipes]
     names = list(dict.fromkeys(name for fields in recipes for name in fields))
     rows = {name: [fields.get(name, "-") for fields in recipes] for name in names}
     apart = [name for name in names if len(set(rows[name])) > 1]
     order = (apart + [name for name in names if name not in apart])[:MOST_FIELDS]
     groups = {0: "Different", len(apart): "The same in all"} if apart else None
-    notes = [element("li", element("strong", recipe.name), ": ", recipe.group.recipe["note"])
-             for recipe in comparison.recipes]
+    notes = [element("li", element("strong", runs.name), ": ", runs.recipe["note"])
+             for runs in comparison.recipes]
     return [element("h2", "Hyperparameters"), element("ul", *notes),
             table("Fields that differ come first", ["field", *_columns(comparison)],
                   [[name, *rows[name]] for name in order], groups, long=True)]
 
 
 def _runs(comparison: Comparison) -> list[Element]:
-    cards = [_run(recipe.name, log) for recipe in comparison.recipes for log in recipe.logs]
+    cards = [_run(runs.name, log) for runs in comparison.recipes for log in runs.logs]
     return [element("h2", "Runs"), element("div", *cards, class_="runs"),
             element("p", "Drawn by scripts/report.py from these logs alone. scripts/verify.py checks them; "
                     "that they are true, only scripts/replay.py can show.", class_="soft")]

@@ -1,46 +1,60 @@
 """The runs of one recipe, from the logs and record folders that a command line names."""
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from speedrun.cli import Refusal
 from speedrun.log.folder import SUFFIXES
 from speedrun.log.format import Log, without_note
+from speedrun.log.header import misfits
 from speedrun.log.reader import read_log
 from speedrun.stats import rule
 from speedrun.text import printable
+from speedrun.verify.claim import track_series
 
 RACE = "fineweb-124m"  # modded-nanogpt's logs, which name no track, are of this one's conditions
 
 
 @dataclass
-class Group:
+class RecipeRuns:
     """The runs of one recipe on one track, by seed.
 
     A log of modded-nanogpt declares no seeds and seldom states them: a run of unknown seed goes by its file
-    and number, and is never paired.
+    and number, and is never paired. name: the recipe's, printable. track, recipe, data: None where the logs
+    do not say.
     """
 
-    track: dict | None = None
-    recipe: dict | None = None
-    data: dict | None = None
-    declared: bool = True     # every log names its seeds beforehand
-    paired: bool = True       # every run states its seed
+    name: str
+    track: dict | None
+    recipe: dict | None
+    data: dict | None
+    logs: list[Log] = field(default_factory=list)
     series: dict = field(default_factory=dict)   # seed -> validations
     on_grid: dict = field(default_factory=dict)  # those at the steps of the track's grid
-    codes: set = field(default_factory=set)      # sha256 of each log's code, None where it is not said
-    forked: bool = False      # a log goes on from another run's checkpoint, so they claim no official step
+    paired: bool = True       # every run states its seed
+
+    @property
+    def declared(self) -> bool:
+        """Whether every log names its seeds beforehand."""
+        return all(log.header.get("seeds") is not None for log in self.logs)
+
+    @property
+    def codes(self) -> set:
+        """sha256 of each log's code, None where it is not said."""
+        sums = [log.foreign or log.header.get("sha256") for log in self.logs]
+        return {str(of["code"]) if isinstance(of, dict) and "code" in of else None for of in sums}
+
+    @property
+    def forked(self) -> bool:
+        """Whether a log starts from another run's checkpoint: then these runs claim no official step."""
+        return any(kind == "fork" for log in self.logs for _, kind, _ in log.events)
 
     @property
     def sigma(self) -> float | None:
         """The sd of the loss between seeds where the track's rule knows it."""
         track = self.track or dict(name=RACE, official=True)
         return rule.KNOWN_SIGMA.get(track.get("name")) if track.get("official", True) is True else None
-
-    @property
-    def name(self) -> str:
-        """The recipe's name, for a person to read."""
-        return printable((self.recipe or {}).get("name", "a recipe without a name"), 60)
 
     @property
     def last_step(self) -> int:
@@ -50,7 +64,7 @@ class Group:
         return steps[-1]
 
     def official_step(self, target: float) -> dict | None:
-        """evidence.official_step of these runs; None where they are forks, which claim none."""
+        """rule.official_step of these runs; None where they are forks, which claim none."""
         return None if self.forked else rule.official_step(self.on_grid, target, self.sigma)
 
     def losses_at(self, step: int) -> dict:
@@ -66,7 +80,7 @@ class Group:
             raise Refusal(f"step {step}: the loss of {self.name}, seed {bad[0]} is {losses[bad[0]]} there")
         return losses
 
-    def of_same_data(self, other: "Group") -> bool:
+    def of_same_data(self, other: "RecipeRuns") -> bool:
         """The same validation shards, and training shards as far as both go: a longer run may read more."""
         if self.data is None or other.data is None:
             return self.data is other.data
@@ -86,13 +100,17 @@ class Group:
         return found
 
 
-def read_group(paths: list[Path]) -> Group:
-    """The runs in `paths`, logs or folders of logs. Refusal for a log that is not whole, of another recipe
-    than the first, without exactly its declared seeds, or with a seed that is there already."""
-    group = None
-    for path in log_files(paths):
-        log = read_log(path)
-        where = printable(path)
+def read_runs(paths: list[Path]) -> RecipeRuns:
+    """The runs in `paths`, logs or folders of logs. Refusal as `runs_of`."""
+    return runs_of(map(read_log, log_files(paths)))
+
+
+def runs_of(logs: Iterable[Log]) -> RecipeRuns:
+    """The runs in `logs`, at least one. Refusal for a log that is not whole, of another recipe than the
+    first, without exactly its declared seeds, or with a seed that is there already."""
+    found = None
+    for log in logs:
+        where = printable(log.path)
         if log.problems:
             line, what = log.problems[0]
             more = f" (and {len(log.problems) - 1} more)" if len(log.problems) > 1 else ""
@@ -101,14 +119,17 @@ def read_group(paths: list[Path]) -> Group:
         if log.foreign is None and log.status != "complete":
             raise Refusal(f"{where}: the run is {log.status}; a test without all its seeds is of survivors, "
                           "so finish the run")
-        of = [value if isinstance(value := log.header.get(name), dict) else None
-              for name in ("track", "recipe", "data")]
-        group = group or Group(*of)
-        if [without_note(part) for part in of] != [group.track, without_note(group.recipe), group.data]:
+        track, recipe, data = (value if isinstance(value := log.header.get(name), dict) else None
+                               for name in ("track", "recipe", "data"))
+        if found is None:
+            name = printable((recipe or {}).get("name", "a recipe without a name"), 60)
+            found = RecipeRuns(name, track, recipe, data)
+        if [without_note(part) for part in (track, recipe, data)] != [
+                found.track, without_note(found.recipe), found.data]:
             raise Refusal(f"{where} is of another track, recipe or data than the logs before it; test one "
                           "recipe at a time")
-        _enter(group, log, where)
-    return group
+        _enter(found, log, where)
+    return found
 
 
 def log_files(paths: list[Path]) -> list[Path]:
@@ -124,8 +145,8 @@ def log_files(paths: list[Path]) -> list[Path]:
     return found
 
 
-def _enter(group: Group, log: Log, where: str) -> None:
-    """Put the runs of one log into the group."""
+def _enter(runs: RecipeRuns, log: Log, where: str) -> None:
+    """Put the runs of one log among those of its recipe."""
     declared = log.header.get("seeds")
     if declared is not None and declared != list(log.series):
         raise Refusal(f"{where}: declared are the seeds {printable(declared)}, in the log are "
@@ -133,22 +154,12 @@ def _enter(group: Group, log: Log, where: str) -> None:
                       "this log out")
     if not log.series:
         raise Refusal(f"{where}: no validation in this log")
-    group.declared &= declared is not None
-    group.forked |= any(kind == "fork" for _, kind, _ in log.events)
-    sums = log.foreign or log.header.get("sha256")
-    group.codes.add(str(sums["code"]) if isinstance(sums, dict) and "code" in sums else None)
-    on_grid = log.series if log.foreign else _track_series(log)
+    runs.logs.append(log)
+    on_grid = log.series if log.foreign or misfits(log.header) else track_series(log)
     for run, points in log.series.items():
         seed = log.foreign["seeds"].get(run) if log.foreign else run
         if seed is None:
-            group.paired, seed = False, f"{where}:{run}"
-        if seed in group.series:
+            runs.paired, seed = False, f"{where}:{run}"
+        if seed in runs.series:
             raise Refusal(f"{where}: seed {seed} of this recipe is in a run before it; a seed counts once")
-        group.series[seed], group.on_grid[seed] = points, on_grid[run]
-
-
-def _track_series(log: Log) -> dict:
-    """The log's validations on its track's grid; all of them where the header does not give the grid."""
-    from speedrun.log import header
-    from speedrun.verify import claim
-    return log.series if header.misfits(log.header) else claim.track_series(log)
+        runs.series[seed], runs.on_grid[seed] = points, on_grid[run]

@@ -7,7 +7,7 @@ from speedrun.log.format import Log
 from speedrun.log.reader import read_log
 from speedrun.report import curves
 from speedrun.report.comparison import no_time, span
-from speedrun.report.runs import Group, read_group
+from speedrun.report.runs import read_runs
 from speedrun.stats import intervals, rule
 from speedrun.stats.crossing import mean_crossing
 from speedrun.stats.intervals import rank_correlation
@@ -75,13 +75,15 @@ def _series(study: Study) -> dict:
     of the first cell."""
     found, first = {}, None
     for cell in study.cells:
-        paths = study.logs(cell)
-        group = read_group(paths) if paths else Group()
-        first = first or (cell, group) if paths else first
-        if paths and not first[1].of_same_data(group):
+        if not (paths := study.logs(cell)):
+            found[cell.label] = {}
+            continue
+        runs = read_runs(paths)
+        first = first or (cell, runs)
+        if not first[1].of_same_data(runs):
             raise Refusal(f"study {study.name}: the logs of {cell.label} are of other data than those of "
                           f"{first[0].label}; a study compares runs on the same shards")
-        found[cell.label] = {seed: group.series[seed] for seed in cell.seeds if seed in group.series}
+        found[cell.label] = {seed: runs.series[seed] for seed in cell.seeds if seed in runs.series}
     return found
 
 

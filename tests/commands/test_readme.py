@@ -122,7 +122,7 @@ def test_its_board_is_what_the_logs_give():
     assert target == 1.38 and "five seeds" in README
     for recipe, step, crossing, loss, log in table:
         folder = record(recipe)
-        found = runs.read_group([folder])
+        found = runs.read_runs([folder])
         official, mean = found.official_step(target), mean_crossing(found.on_grid, target)
         losses = intervals.mean_interval(found.losses_at(found.last_step).values())
         shown = official and f"{mean['mean']:.1f} ({mean['low']:.1f} to {mean['high']:.1f})"
