@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from speedrun.cli import need
 
-need("numpy", "scipy", "torch")
+need("numpy", "scipy", "matplotlib")
 
 from speedrun.cli import Parser, Refusal, command, print_json
 from speedrun.report import curves

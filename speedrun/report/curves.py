@@ -6,6 +6,8 @@ from speedrun.log.format import Log
 from speedrun.stats import intervals, rule
 
 MOST_POINTS = 400  # of a curve: more than a picture shows
+# of each matrix in a log's diagnostics: those of optimizers/diagnostics.py, which needs torch
+METRICS = ("leverage_dead", "leverage_spread", "row_spread", "orthogonality", "alignment", "update_ratio")
 MLP_INPUT = ("blocks.mlp.fc", "blocks.mlp.gate", "blocks.mlp.up")  # the tall matrices that Aurora evens out
 
 

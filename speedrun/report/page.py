@@ -1,7 +1,6 @@
 """A comparison of recipes as one HTML page that needs nothing but itself: no script, no network."""
 from xml.etree.ElementTree import Element
 
-from optimizers.diagnostics import METRICS
 from speedrun.log.format import Log
 from speedrun.stats.crossing import crossing_step
 
@@ -133,7 +132,7 @@ def _neurons(comparison: Comparison, found: list[dict]) -> list[Element]:
     for runs, steps in zip(comparison.recipes, found):
         if rows := _matrices(steps):
             tables.append(table(f"{runs.name}, step {max(steps):,}: mean over layers and seeds",
-                                ["matrices", *(metric.replace("_", " ") for metric in METRICS)], rows))
+                                ["matrices", *(metric.replace("_", " ") for metric in curves.METRICS)], rows))
     return parts + [legend(comparison), element("div", *charts, class_="charts"),
                     element("details", element("summary", "Every kind of matrix, at the end"), *tables)]
 
@@ -145,7 +144,7 @@ def _matrices(steps: dict) -> list[list[str]]:
     rows = []
     for kind in list(kinds)[:MOST_ROWS]:
         means = [[v for data in last for v in curves.of_matrices(data, [kind], metric)]
-                 for metric in METRICS]
+                 for metric in curves.METRICS]
         rows.append([kind, *(f"{sum(of) / len(of):.3g}" if of else "-" for of in means)])
     return rows
 

@@ -1,8 +1,6 @@
 """scripts/ingest.py on a small repository of the same layout, and the figures that are committed."""
 import json
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -11,50 +9,13 @@ from speedrun import ROOT
 from speedrun.board import track3
 from speedrun.stats import rule
 from speedrun.stats.crossing import mean_crossing
-
-FOLDER = Path("records/track_3_optimization")
-RULE = "=" * 100
-HEAD = (f"code {{}}\n{RULE}\nRunning on device_name=NVIDIA H100 with world_size={{}}\n"
-        f"Using seed={{}}\n{RULE}\n")
-STEPS = (0, 1000, 2000, 2100, 2200, 2300)
-
-
-def log(final, seed=0, code="a", size=8, extra="", printed=False):
-    """A run whose loss falls by 0.005 a hundred steps to `final` at step 2200; 150 ms a step, after a minute
-    of compiling."""
-    losses = [10.8, 3.5, final + 0.01, final + 0.005, final, final - 0.005]
-    text = "" if printed else HEAD.format(code, size, seed)
-    for step, loss in zip(STEPS, losses):
-        seconds = 60 + 0.15 * step if step else 0
-        text += f"step:{step}/2300 val_loss:{loss:.5f}{extra} train_time:{seconds:.3f}s step_avg:1.00ms\n"
-    return text
-
-
-def row(number, steps, mean, n, link, what="[Muon](https://x) with aux Adam, lr=.02 (tuned)"):
-    return f"| {number} | {steps} | {mean} (n={n})✓ | {what} | 2026/05/01 | [log]({link}) | [x](y) |"
-
-
-def git(folder, *words):
-    author = ["-c", "user.name=x", "-c", "user.email=x", "-c", "commit.gpgsign=false"]
-    subprocess.run(["git", "-C", folder, *author, *words], check=True, capture_output=True)
+from tests.support.track3_clone import FOLDER, git, log, make_clone, row
 
 
 @pytest.fixture
 def clone(tmp_path):
     """clone(rows, files) makes the repository."""
-    def make(rows, files, name="clone"):
-        root = tmp_path / name / FOLDER
-        for path, text in files.items():
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            (root / path).write_text(text)
-        table = ["# Results", "| # | Steps | Evidence | Description | Date | Log | Who |", "| - |", *rows]
-        root.mkdir(parents=True, exist_ok=True)
-        (root / "README.md").write_text("\n".join(table) + "\n")
-        git(tmp_path, "init", "-q", name)
-        git(tmp_path / name, "add", ".")
-        git(tmp_path / name, "commit", "-q", "-m", "x")
-        return tmp_path / name
-    return make
+    return lambda rows, files, name="clone": make_clone(tmp_path / name, rows, files)
 
 
 def run(clone, out):
@@ -153,9 +114,8 @@ def test_the_committed_figures_agree_with_themselves():
     found = json.loads(path.read_text())
     assert path.stat().st_size < 200_000 and track3.to_text(found) == path.read_text()
     assert [row["row"] for row in found["rows"]] == list(range(1, 47))
-    for row in found["rows"]:
-        series = track3.series(row)
-        losses = list(rule.losses_at(series, row["step"]).values())
-        assert len(losses) == row["n"] and sum(losses) / row["n"] == pytest.approx(row["mean"], abs=1e-6)
-        assert row["passes"] == rule.one_sample(losses, found["target"], rule.SIGMA)["pass"]
-        assert sum(machine["n"] for machine in row["hardware"]) == row["n"]
+    for of in found["rows"]:
+        losses = list(rule.losses_at(track3.series(of), of["step"]).values())
+        assert len(losses) == of["n"] and sum(losses) / of["n"] == pytest.approx(of["mean"], abs=1e-6)
+        assert of["passes"] == rule.one_sample(losses, found["target"], rule.SIGMA)["pass"]
+        assert sum(machine["n"] for machine in of["hardware"]) == of["n"]

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from optimizers import diagnostics
 from scripts import report
 from speedrun import ROOT
 from speedrun.cli import Refusal
 from speedrun.log.reader import read_log
+from speedrun.report import curves
 from speedrun.report.comparison import read_comparison
 from speedrun.report.page import page
 from speedrun.report.style import DARK, LIGHT, STYLE
@@ -211,6 +213,10 @@ def test_diagnostics_by_step_where_the_logs_have_them(made, tmp_path):
                          ("Dead by leverage", "25"), ("Dead by activation", "1")):
         assert title in found.text and f"muon, step 300: {value} " in found.text  # one layer has no momentum
     assert "blocks.attn.q 0.25 0.5 0.125 - - -" in found.text
+
+
+def test_the_metrics_are_those_that_a_run_measures():
+    assert curves.METRICS == diagnostics.METRICS
 
 
 def test_a_long_run_is_drawn_whole(tmp_path):
