@@ -1,4 +1,4 @@
-"""scripts/stats.py on log files written here, in process and as a process."""
+"""The four questions, as scripts/stats.py asks them of log files written here and as Python code may."""
 import json
 import math
 import subprocess
@@ -11,6 +11,7 @@ from scipy import stats as scipy_stats
 from scripts import stats
 from speedrun import ROOT
 from speedrun.log.writer import LogWriter
+from speedrun.report import answers
 from tests.support.made_logs import make_log
 
 RACE = dict(name="fineweb-124m", official=True, target=3.28)
@@ -228,6 +229,15 @@ def test_the_longer_run_may_have_read_more_shards(capsys, tmp_path):
     assert "different tracks or data" in capsys.readouterr().err
 
 
+def test_what_does_not_differ_significantly(capsys, muon, tmp_path):
+    curves = {0: [11, 3.28, 3.2786], 1: [11, 3.28, 3.2771], 2: [11, 3.28, 3.2769]}
+    near = write(tmp_path / "near.txt", curves, recipe="near")
+    found = call(capsys, "pair", "--a", near, "--b", muon)
+    assert found["low"] < 0 < found["high"] and found["p"] > 0.05
+    words = text(capsys, "pair", "--a", near, "--b", muon)
+    assert "verdict: no significant difference at the 5 % level" in words
+
+
 def test_a_recipe_against_itself(capsys, muon):
     found = call(capsys, "pair", "--a", muon, "--b", muon)
     assert (found["mean"], found["low"], found["p"]) == (0, None, None)
@@ -259,6 +269,16 @@ def test_plan(capsys):
     alone = call(capsys, *words[:-4], "--difference", "0.001", "--spending", "pocock")
     assert paired["power"] > alone["power"] and paired["expected_alternative"] < 20
     assert "never" in text(capsys, "plan", "--looks", "1", "20", "--margin", "0.001")
+
+
+def test_python_code_may_ask(capsys, muon):
+    assert answers.one([muon], step=3175) == call(capsys, "one", muon, "--step", "3175")
+    assert answers.pair([muon], [muon]) == call(capsys, "pair", "--a", muon, "--b", muon)
+    assert answers.power(margin=0.001) == call(capsys, "power", "--margin", "0.001")
+    assert answers.plan([4, 8], difference=0.001, correlation=0.5) == call(
+        capsys, "plan", "--looks", "4", "8", "--difference", "0.001", "--correlation", "0.5")
+    with pytest.raises(ValueError, match="effect -1 must be"):
+        answers.power(margin=-1)
 
 
 ########################################
