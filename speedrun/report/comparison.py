@@ -11,7 +11,7 @@ from speedrun.cli import Refusal
 from speedrun.log.format import Log, without_note
 from speedrun.log.header import misfits
 from speedrun.log.reader import read_log
-from speedrun.stats import intervals, words
+from speedrun.stats import intervals
 from speedrun.stats.crossing import crossing_step, mean_crossing
 from speedrun.text import printable
 from speedrun.verify.claim import machine
@@ -205,46 +205,3 @@ def _crossing_difference(runs: RecipeRuns, first: RecipeRuns, target: float | No
     if any(len(of) < len(g.series) for of, g in zip(steps, (runs, first))):
         return None  # to leave out the seeds that never cross would flatter
     return intervals.compare(*steps)
-
-
-########################################
-#               In words               #
-########################################
-
-
-def figures(found: dict) -> dict[str, list[str]]:
-    """What `compare` found as a table in words: name of the figure -> its text for each recipe."""
-    rows, target = list(found["recipes"].values()), found["target"]
-    reference, timed = found["reference"], found["no_time"] is None
-
-    say = {"seeds": lambda row: str(len(row["seeds"])), "steps": lambda row: f"{row['steps']:,}",
-           "final loss": lambda row: words.mean_and_sd(row["val_loss"], ".4f")}
-    if target is not None:
-        say["official step"] = lambda row: f"{row['official_step']:,}" if row["official_step"] else ""
-        say["mean crossing step"] = lambda row: words.crossing(row["crossing_step"])
-    if target is not None and timed:
-        say["seconds to target"] = lambda row: words.crossing(row["crossing_seconds"])
-    if timed:
-        say["tokens per second"] = lambda row: f"{row['tokens_per_second']:,.0f}"
-    if rows[1:]:
-        say[f"loss minus {reference}'s"] = lambda row: words.interval(row.get("difference"), "+.4f")
-    if any(row.get("crossing_difference") for row in rows):
-        say[f"crossing step minus {reference}'s"] = \
-            lambda row: words.interval(row.get("crossing_difference"), "+,.1f")
-    return {name: [text(row) or "-" for row in rows] for name, text in say.items()}
-
-
-def verdict(name: str, row: dict, reference: str) -> str:
-    """One sentence: how this recipe's loss compares with the reference's at the end."""
-    found = row["difference"]
-    how = "paired by seed" if found["method"] == "paired" else "unpaired, by Welch's test"
-    side = "below" if found["mean"] < 0 else "above"
-    gap = f"{name} ends {abs(found['mean']):.4f} nats {side} {reference}"
-    if found["low"] is None:
-        return f"{gap}; one seed or equal losses tell nothing of the noise."
-    if found["low"] < 0 < found["high"]:
-        ends = words.ends(found["low"], found["high"], "+.4f")
-        return (f"{name} and {reference} do not differ significantly: {found['mean']:+.4f} nats at the end "
-                f"(95 % {ends}, {how}).")
-    ends = words.ends(*sorted((abs(found["low"]), abs(found["high"]))), ".4f")
-    return f"{gap} (95 % {ends}, {how}, p {words.p_value(found['p'], equals='= ')})."

@@ -6,10 +6,11 @@ from speedrun.stats.crossing import crossing_step
 
 from . import curves
 from .charts import legend, loss_figures, neuron_figures
-from .comparison import Comparison, figures, flat, track_name, verdict
+from .comparison import Comparison, flat, track_name
 from .markup import element, write
 from .style import STYLE
 from .svg import sample
+from .table import figures, verdict
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 MOST_ROWS, MOST_FIELDS = 60, 300  # of a table of steps or kinds of matrix, of the hyperparameters

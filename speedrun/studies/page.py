@@ -2,6 +2,7 @@
 import json
 
 from speedrun import ROOT
+from speedrun.report.table import markdown_table
 from speedrun.stats import words
 
 from .figures import UNITS, final, worst
@@ -35,12 +36,6 @@ def _runs(study: Study, found: dict) -> str:
     seeds = ", ".join(map(str, study.seeds))
     state = f"; {left} of its runs are {NOT_RUN}" if left else ""
     return f"Track `{study.track}`, seeds {seeds}{state}."
-
-
-def markdown_table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, *rows]
-    text = [f"| {' | '.join(cells)} |" for cells in lines]
-    return "\n".join([text[0], "|---" * len(head) + "|", *text[1:]])
 
 
 def table(study: Study, found: dict) -> str:

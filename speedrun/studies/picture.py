@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from statistics import median
 
+from speedrun.report.picture import DASHES
 from speedrun.report.style import LIGHT
 from speedrun.report.svg import frame
 from speedrun.stats import words
@@ -14,7 +15,6 @@ from .figures import UNITS
 from .study import Study
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
-DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)))
 TITLES = {"leverage_dead": "units with leverage below\n1 % of uniform (% of the layer)",
           "activation_dead": "units with activation below\n1 % of the median (% of the layer)"}
 KEY = "Figures"  # in the file's metadata: what it was drawn from

@@ -21,6 +21,7 @@ from speedrun.report.comparison import read_comparison
 from speedrun.report.page import page
 from speedrun.report.style import DARK, LIGHT, STYLE
 from speedrun.report.svg import MOST_LINES, sample
+from speedrun.report.table import markdown
 from tests.support.made_logs import make_log, parts, rechain
 
 MUON, AURORA = {0: 1.35, 1: 1.352, 2: 1.36}, {0: 1.25, 1: 1.242, 2: 1.24}
@@ -274,7 +275,7 @@ def test_no_header_or_event_crashes_it(made, tmp_path_factory, data):
     edited(made / "muon.txt", path, **{data.draw(st.sampled_from(["run", "diagnostics", "warmup"])): change})
     try:
         found = read_comparison([path])
-        assert "report" in page(found) and report.table(found.found)
+        assert "report" in page(found) and markdown(found.found)
         json.dumps(found.found, allow_nan=False)
     except Refusal as refusal:
         assert "\n" not in str(refusal)
