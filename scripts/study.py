@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""Run a named study to its end: each recipe, setting and seed of scripts/studies/NAME.toml not yet done.
+"""Run a study of records/studies/NAME/study.toml to its end: each recipe, setting and seed not yet done.
 
 Each run is a process of its own, one a GPU, or --jobs at a time that share the cores. Logs go to
-records/studies/NAME; a study that was stopped goes on where it was, run by run. Then its README.md and its
-picture are written, and docs/findings.md, whose numbers are all taken from logs.
+records/studies/NAME; a study that was stopped resumes where it was, run by run. Then its README.md and its
+picture are written, and docs/findings.md, whose numbers are all taken from logs. See docs/studies.md.
 """
 import sys
-from functools import lru_cache
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -17,13 +16,9 @@ need("numpy", "scipy", "torch")
 
 from speedrun import ROOT
 from speedrun.cli import Parser, Refusal, command, print_json
-from speedrun.studies import findings, runs
-from speedrun.studies.figures import figures
-from speedrun.studies.file import names, read_study
+from speedrun.studies import publish
+from speedrun.studies.file import names
 from speedrun.studies.page import page
-from speedrun.studies.picture import draw, is_of
-from speedrun.studies.study import Study
-from speedrun.text import printable
 
 EXAMPLE = """examples:
   python scripts/study.py ladder
@@ -32,102 +27,12 @@ EXAMPLE = """examples:
 """
 
 
-def published(args) -> bool:
-    """Whether the records are those that docs/findings.md speaks of."""
-    return args.records == ROOT / "records"
-
-
-def write(args, load) -> int:
-    """README.md and picture of the named study, of all without a name, and of those that share its logs; and
-    docs/findings.md."""
-    for name in dict.fromkeys([*([args.name] if args.name else []), *(names() if published(args) else [])]):
-        study, found = load(name)
-        if args.name in (None, name) or differs(study, found):
-            study.folder.mkdir(parents=True, exist_ok=True)
-            (study.folder / "README.md").write_text(page(study, found), encoding="utf-8")
-            draw(study, found, study.folder / "picture.png")
-    if published(args):
-        findings.PAGE.write_text(findings_text(load), encoding="utf-8")
-    return 0
-
-
-def differs(study: Study, found: dict) -> list[str]:
-    """What of the study's folder is not what its logs give."""
-    wrong, readme, picture = [], study.folder / "README.md", study.folder / "picture.png"
-    if not readme.is_file() or readme.read_text(encoding="utf-8") != page(study, found):
-        wrong.append(f"{printable(readme)} is not what the logs give")
-    if any("val_loss" in row for row in found["cells"].values()) and not is_of(picture, study, found):
-        wrong.append(f"{printable(picture)} was not drawn from these logs")
-    return wrong
-
-
-def findings_text(load) -> str:
-    return findings.render(findings.TEMPLATE.read_text(encoding="utf-8"), load)
-
-
-def check(args, load) -> int:
-    """Exit code 1, and one line for each file, where a published one is not what the logs give."""
-    wrong = []
-    for name in [args.name] if args.name else names():
-        wrong += differs(*load(name))
-        try:
-            load(name)[0].missing()
-        except Refusal as refusal:  # a log that is none of its cell
-            wrong.append(str(refusal))
-    if published(args):
-        page_now = findings.PAGE.read_text(encoding="utf-8") if findings.PAGE.is_file() else None
-        if page_now != findings_text(load):
-            wrong.append(f"{printable(findings.PAGE)} is not what the logs give")
-    fix = "; run `python scripts/study.py --write`"
-    if args.json:
-        print_json(dict(ok=not wrong, wrong=wrong))
-    else:
-        print("\n".join(line + fix for line in wrong) or "every figure is what the logs give")
-    return 1 if wrong else 0
-
-
-def listing(args, load) -> int:
-    rows = []
-    for name in names():
-        study, found = load(name)
-        rows.append(dict(name=name, track=study.track, cells=len(study.cells), seeds=study.seeds,
-                         runs_left=len(study.missing()), cost=found["cost"]))
-    if args.json:
-        print_json(dict(studies=rows))
-    else:
-        width = max(len(row["name"]) for row in rows)
-        for row in rows:
-            print(f"{row['name']:{width}}  {row['track']}: {row['cells']} cells, seeds "
-                  f"{' '.join(map(str, row['seeds']))}; {row['runs_left']} runs left")
-    return 0
-
-
-def run(args, load) -> int:
-    """Tune, run what is missing, and write the pages."""
-    study = read_study(args.name, args.records)
-    places = runs.slots(study, args.jobs)
-    with runs.workplace(study) as work:
-        try:
-            runs.tune(study, places, work, args.data_dir)
-            study = read_study(args.name, args.records)  # with what the tuning found
-            diverged = runs.run_missing(study, places, work, args.data_dir)
-        finally:
-            load.cache_clear()
-            write(args, load)
-    study, found = load(args.name)
-    if args.json:
-        print_json(dict(found, diverged=diverged, folder=str(study.folder)))
-    else:
-        print(f"{page(study, found)}\nwritten: {study.folder / 'README.md'} and picture.png")
-    return 1 if diverged else 0
-
-
 @command
 def main(argv: list[str]) -> int:
     """Run, list or check studies, as the command line asks; the exit code."""
     parser = Parser(prog="study.py", description=__doc__, epilog=EXAMPLE)
     add = parser.add_argument
-    add("name", nargs="?", metavar="NAME", help="a study of scripts/studies, or a .toml file like them")
+    add("name", nargs="?", metavar="NAME", help="a study of records/studies, or a .toml file like theirs")
     add("--check", action="store_true",
         help="run nothing: exit 1 where a README.md, a picture or docs/findings.md is not what the logs "
              "give (without NAME: of all studies)")
@@ -145,19 +50,35 @@ def main(argv: list[str]) -> int:
     if not args.records.is_dir():
         raise Refusal(f"--records {args.records}: there is no such folder", code=2)
     args.records = args.records.resolve()
-
-    @lru_cache
-    def load(name: str):
-        study = read_study(name, args.records)
-        return study, figures(study)
-
+    studies = publish.Studies(args.records)
     if args.list:
-        return listing(args, load)
-    if args.check or args.write:
-        return (check if args.check else write)(args, load)
+        rows = publish.listing(studies)
+        width = max(len(row["name"]) for row in rows)
+        return say(args, dict(studies=rows), [
+            f"{row['name']:{width}}  {row['track']}: {row['cells']} cells, seeds "
+            f"{' '.join(map(str, row['seeds']))}; {row['runs_left']} runs left" for row in rows])
+    if args.check:
+        wrong, fix = publish.wrong(studies, args.name), "; run `python scripts/study.py --write`"
+        return say(args, dict(ok=not wrong, wrong=wrong),
+                   [line + fix for line in wrong] or ["every figure is what the logs give"], bool(wrong))
+    if args.write:
+        publish.write(studies, args.name)
+        return 0
     if args.name is None:
         raise Refusal(f"name a study: {', '.join(names())}; or give --check, --write or --list", code=2)
-    return run(args, load)
+    diverged = publish.run(studies, args.name, args.jobs, args.data_dir)
+    study, found = studies.load(args.name)
+    return say(args, dict(found, diverged=diverged, folder=str(study.folder)),
+               [page(study, found), f"written: {study.folder / 'README.md'} and picture.png"], bool(diverged))
+
+
+def say(args, found: dict, lines: list[str], failed: bool = False) -> int:
+    """Print the result as --json asks; the exit code."""
+    if args.json:
+        print_json(found)
+    else:
+        print("\n".join(lines))
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ class Standing:
 
 
 def standings(entries: list[Entry]) -> dict[str, list[Standing]]:
-    """track -> its records: by official step, then by mean crossing step; behind these, or where the track
+    """track -> its records: by official step, then by mean crossing step; after these, or where the track
     has no target, by mean final loss."""
     found = {}
     for track in TRACKS:
@@ -195,7 +195,7 @@ class Other:
 
 
 def others(reference: dict) -> list[Other]:
-    """The rows of records/reference/track3.json by mean crossing step, behind them those without.
+    """The rows of records/reference/track3.json by mean crossing step, after them those without.
 
     A run whose first validation is below the target already does not show where it crossed.
     """

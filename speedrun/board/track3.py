@@ -114,7 +114,7 @@ def name_of(description: str, longest: int = 48) -> str:
 def read_trials(root: Path, link: str) -> list[Trial]:
     """Every run in the linked log, or in the folder it is in where that is a row's own; each once.
 
-    A run that stands in several files (a log, and what was printed) is taken from the one that says most.
+    A run that is in several files (a log, and what was printed) is taken from the one that says most.
     """
     linked = (root / link).resolve()
     if not linked.is_relative_to(root.resolve()):
@@ -215,7 +215,7 @@ def _near(trials: list[Trial], key: str, step: int) -> list[dict]:
 
 
 def series(row: dict) -> dict[int, list[Point]]:
-    """run -> its validations near the target, from a row of the JSON: what records/evidence.py takes."""
+    """run -> its validations near the target, from a row of the JSON: what speedrun/stats takes."""
     runs = [(grid["steps"], losses) for grid in row["near"] for losses in grid["losses"]]
     return {i: [Point(step, loss, math.nan, 0) for step, loss in zip(steps, losses)]
             for i, (steps, losses) in enumerate(runs)}

@@ -13,13 +13,13 @@ LOSS = "validation loss (nats)"
 
 
 def labels(comparison: Comparison) -> list[str]:
-    """What stands at the lines' ends: the names where all are short, else letters."""
+    """What the lines' ends are called: the names where all are short, else letters."""
     names = [runs.name for runs in comparison.recipes]
     return names if max(map(len, names)) <= 9 else [chr(65 + i) for i in range(len(names))]
 
 
 def legend(comparison: Comparison) -> Element:
-    """The lines' styles, with their letters where these stand at the lines' ends."""
+    """The lines' styles, with their letters where the lines' ends have these."""
     items = []
     for i, (runs, label) in enumerate(zip(comparison.recipes, labels(comparison))):
         n = len(runs.series)

@@ -90,9 +90,9 @@ def _result(comparison: Comparison) -> list[Element]:
 def _unbroken(text: str) -> Element:
     """The text, whose bracket stays on one line."""
     head, bracket, rest = text.partition(" (")
-    inside, end, behind = rest.partition(")")
+    inside, end, after = rest.partition(")")
     return element("span", head, " " if bracket else None,
-                   element("span", f"({inside}{end}", class_="whole") if bracket else None, behind)
+                   element("span", f"({inside}{end}", class_="whole") if bracket else None, after)
 
 
 def _seeds(comparison: Comparison) -> Element:

@@ -1,6 +1,6 @@
 """The style sheet of a report's page: light and dark by the reader's setting, from 320 px upwards.
 
-The lines' colours start from those of Okabe and Ito (jfly.uni-koeln.de/color). Each stands out from its
+The lines' colours start from those of Okabe and Ito (jfly.uni-koeln.de/color). Each differs from its
 theme's page by at least 3 : 1 (WCAG 2.2, 1.4.11), and any two stay apart for colour-blind readers.
 """
 

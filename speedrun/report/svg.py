@@ -1,4 +1,4 @@
-"""One line chart as inline SVG. Its colours are those of the page's CSS (page_style.py), so it follows the
+"""One line chart as inline SVG. Its colours are those of the page's CSS (style.py), so it follows the
 theme; lines also differ in dash and marker, and are named at their ends."""
 import math
 from dataclasses import dataclass, field

@@ -26,7 +26,7 @@ def figures(study: Study) -> dict:
     and `ranges`, a list: their correlation in all, and within each of the study's ranges of x.
 
     A cell without every one of its seeds has only `done`, how many `of` them are, and `diverged`, where
-    some did: a mean over those that happen to be there is none of the study's. Differences are over the
+    some did: a mean over those that happen to be there is not what the study asks. Differences are over the
     seeds that all of their cells have. Refusal for logs that are not whole or of other data.
     """
     logs = {cell.label: [read_log(path) for path in study.logs(cell)] for cell in study.cells}

@@ -1,6 +1,6 @@
 """The file of a study, TOML:
 
-    question = "..."             what it asks, in a sentence or more; `note` stands behind the tables
+    question = "..."             what it asks, in a sentence or more; `note` comes after the tables
     track = "laptop"             of every cell; an override of it makes the runs `custom`
     device = "cpu"               optional: hide the GPUs, so that all logs are of one kind of machine
     seeds = [0, 1, 2]
@@ -55,7 +55,7 @@ def read_study(name: str, records: Path = ROOT / "records") -> Study:
         name = path.parent.name if path.name == "study.toml" else path.stem
         return _study(name, tomllib.loads(path.read_text(encoding="utf-8")), records)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Refusal(f"{printable(path)} is no TOML: {error}; mend it there", code=2) from None
+        raise Refusal(f"{printable(path)} is no TOML: {error}; fix it there", code=2) from None
     except Refusal as refusal:
         raise Refusal(f"{printable(path)}: {refusal}", code=2) from None
 

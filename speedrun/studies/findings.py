@@ -1,6 +1,6 @@
 """docs/findings.md from docs/findings.in.md: prose whose numbers are filled in from the studies' logs.
 
-A placeholder is {{STUDY WHAT}} or {{STUDY CELL WHAT}}; a contrast stands in the place of a cell. WHAT is
+A placeholder is {{STUDY WHAT}} or {{STUDY CELL WHAT}}; CELL may be a contrast. WHAT is
 
     table, picture, cost, ranks, ranges  of the study
     loss, crossing, seconds              of a cell
@@ -64,6 +64,11 @@ def render(template: str, load) -> str:
         row = rows[named[1]] or {}
         return say(row) or (unfinished(row) if "diverged" in row else NOT_RUN)
     return HEAD + PLACEHOLDER.sub(fill, template)
+
+
+def text(load) -> str:
+    """What docs/findings.md should hold."""
+    return render(TEMPLATE.read_text(encoding="utf-8"), load)
 
 
 def _picture(study: Study, found: dict) -> str:

@@ -12,7 +12,7 @@ NOT_RUN = "not run yet"
 
 
 def page(study: Study, found: dict) -> str:
-    """The whole text; `found` is study_figures.figures(study)."""
+    """The whole text; `found` is figures.figures(study)."""
     parts = [f"# {study.name}", study.question, _runs(study, found), table(study, found)]
     if found["contrasts"]:
         parts.append(_contrasts(found))
@@ -68,7 +68,7 @@ def table(study: Study, found: dict) -> str:
 
 
 def unfinished(row: dict) -> str:
-    """What stands in the place of a cell's figures where it has not every seed."""
+    """What a table says of a cell that has not every seed."""
     if "diverged" in row:
         return f"{row['diverged']} of {row['of']} seeds diverged"
     return f"{row['done']} of {row['of']} seeds done" if row["done"] else NOT_RUN

@@ -92,7 +92,7 @@ def _losses(plt, study: Study, found: dict):
 
 def _bars(ax, found: list, marker: str, colour: str, hollow=None, signed=False) -> None:
     """Means with their intervals, a line each; `hollow`: which are open; `signed`: differences, whose frame
-    holds zero. What lies so far above the rest that they could not be told apart beside it stands as text."""
+    holds zero. What lies so far above the rest that it would press them together is written as text."""
     means = [row["mean"] for row in found if row]
     halves = [row["high"] - row["mean"] for row in found if row and row["high"] is not None]
     most = min(means) + 8 * max(median(means) - min(means), median(halves or [0]))

@@ -86,7 +86,7 @@ def run_all(tasks: list[Task], places: list[dict], ended) -> None:
             _end([process for process, _ in running.values()])
     if received:
         raise Refusal(f"stopped by {signal.Signals(received[0]).name}; what is done is kept, and the same "
-                      "command goes on with the rest", code=128 + received[0])
+                      "command runs the rest", code=128 + received[0])
 
 
 def _start(task: Task, place: dict):
@@ -178,7 +178,7 @@ def run_missing(study: Study, places: list[dict], work: Path, data_dir: Path | N
         if code:
             logs = logs_in(task.folder)
             if not logs or read_log(logs[0]).status != "diverged":
-                raise Refusal(f"{task.name} failed: {said(task)}; mend it and run the same command again")
+                raise Refusal(f"{task.name} failed: {said(task)}; fix it and run the same command again")
             diverged.append(f"{task.name} diverged: {said(task)}")
             path = study.end(task.cell, task.seed)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,8 +193,8 @@ def run_missing(study: Study, places: list[dict], work: Path, data_dir: Path | N
 
 
 def _keep(study: Study, task: Task) -> float:
-    """Move the log of a run that ended well to its place; its final loss. Refusal where it is none of its
-    cell, or trained other code than the cell's other seeds."""
+    """Move the log of a run that ended well to its place; its final loss. Refusal where it does not belong to
+    its cell, or trained other code than the cell's other seeds."""
     text = logs_in(task.folder)[0]
     log, path = read_log(text), study.path(task.cell, task.seed)
     if why := task.cell.misfit(log):
@@ -220,7 +220,7 @@ def _check_code(study: Study, cell: Cell) -> None:
             if not file.is_file() or source_text(file) != text:
                 raise Refusal(f"cell {cell.label}: {printable(path)} is of other code than this checkout "
                               f"({printable(name)} differs). Run the missing seeds in a clone of its "
-                              "commit, or move the cell's folder away to run all of them anew")
+                              "commit, or move the cell's folder away to run all of them again")
 
 
 @contextmanager

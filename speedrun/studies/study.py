@@ -1,15 +1,14 @@
 """A named study: cells (a recipe and what is changed in it) times seeds, and the logs that it has.
 
-study_file.py reads one, study_run.py runs what is missing, study_figures.py says what the logs show. A cell's
-learning rate and weight decay are those that records/tuning holds as its recipe's best, where there is such a
-table and the cell does not set them.
+file.py reads one, runs.py runs what is missing, figures.py says what the logs show. A cell's learning rate
+and weight decay are those that records/tuning holds as its recipe's best, where there is such a table and the
+cell does not set them.
 """
 import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-import train_gpt
 from optimizers import RECIPES, resolve
 from speedrun.cli import Refusal, near
 from speedrun.log.command import Command
@@ -18,6 +17,7 @@ from speedrun.log.format import Log
 from speedrun.log.header import misfits
 from speedrun.log.reader import read_log
 from speedrun.text import printable
+from speedrun.training.plan import Plan, parse
 
 
 @dataclass
@@ -73,16 +73,16 @@ class Cell:
                           "again") from None
 
     @cached_property
-    def plan(self) -> train_gpt.Plan:
+    def plan(self) -> Plan:
         """What train_gpt.py makes of the words; Refusal for what it refuses."""
         try:
-            return train_gpt.parse(self.words)
+            return parse(self.words)
         except Refusal as refusal:
             raise Refusal(f"cell {self.label}: {refusal}", code=2) from None
 
     def misfit(self, log: Log) -> str | None:
-        """Why `log` is none of this cell; None where it is. Fields that only one of the two has, and the
-        form of a stage, are later additions to the code and do not count."""
+        """Why `log` does not belong to this cell; None where it does. Fields that only one of the two has,
+        and the form of a stage, are later additions to the code and do not count."""
         if wrong := log.problems or [(0, what) for what in misfits(log.header)]:
             return f"it is damaged: {printable(wrong[0][1])}"
         if log.status != "complete":
@@ -146,7 +146,7 @@ class Study:
         return [seed for seed in cell.seeds if cell.logs is None and self.end(cell, seed).exists()]
 
     def end(self, cell: Cell, seed: int) -> Path:
-        """Where it stands that and why a run diverged."""
+        """The file that says why a run diverged."""
         return self.folder / cell.label / f"seed{seed}.diverged.json"
 
     def logs(self, cell: Cell) -> list[Path]:
@@ -168,5 +168,5 @@ class Study:
                     left += [(cell, seed)] * (not self.end(cell, seed).exists())
                 elif why := cell.misfit(read_log(path)):
                     raise Refusal(f"{printable(path)} is not of cell {cell.label}: {why}; move it away to "
-                                  "run the seed again, or mend the study file")
+                                  "run the seed again, or fix the study file")
         return left

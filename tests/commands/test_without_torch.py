@@ -50,3 +50,9 @@ def test_track_3_is_read(tmp_path):
                        {"results/a.txt": log(3.277)})
     done = without_torch("ingest.py", clone, "--out", tmp_path / "out.json")
     assert (done.returncode, done.stderr) == (0, "") and "1 rows, 1 runs" in done.stdout
+
+
+def test_a_study_which_trains_says_what_is_missing():
+    done = without_torch("study.py", "--list")
+    assert done.returncode == 1 and done.stderr == (
+        "study.py: No module named 'torch'; run scripts/setup.sh and then .venv/bin/python scripts/study.py\n")

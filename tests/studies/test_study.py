@@ -18,7 +18,7 @@ from speedrun.cli import Refusal
 from speedrun.experiments.sweep import fixed
 from speedrun.log.reader import read_log
 from speedrun.stats.intervals import rank_correlation
-from speedrun.studies import findings
+from speedrun.studies import findings, publish
 from speedrun.studies.figures import figures, final, worst
 from speedrun.studies.file import names, read_study
 from speedrun.studies.page import page
@@ -227,7 +227,7 @@ def test_an_altered_finding_is_seen(tmp_path, monkeypatch, capsys):
     for name in ("PAGE", "TEMPLATE"):
         monkeypatch.setattr(findings, name, tmp_path / name)
     findings.TEMPLATE.write_text("# Findings\n\n{{ladder aurora loss}}, {{ladder aurora below}}\n")
-    findings.PAGE.write_text(study.findings_text(lambda name: (read_study(name), figures(read_study(name)))))
+    findings.PAGE.write_text(findings.text(publish.Studies().load))
     assert study.main(["ladder", "--check"]) == 0
     text = findings.PAGE.read_text()
     digit = re.search(r"\d\.\d+(\d)", text)
@@ -266,7 +266,7 @@ def test_what_three_seeds_and_two_steps_cannot_show_is_not_printed():
     row = figures(five)["cells"]["riemannian"]["diagnostics"]  # measured at the first and the last step alone
     assert worst(row, "activation_dead") is None and final(row, "activation_dead") is not None
     said = findings.render("{{schedules riemannian leverage-dead}}; {{death muon leverage-dead}}",
-                           lambda name: (read_study(name), figures(read_study(name))))
+                           publish.Studies().load)
     assert re.search(r"\n\d\.\d\d % at the end; \d\.\d\d % at step \d+, \d\.\d\d % at the end$", said)
 
 
