@@ -5,7 +5,6 @@ Every folder is verified first. One that does not stand is listed nowhere, named
 exit code 1. A record that ends above its track's target is listed below those that reach it. Runs of a
 custom track, and of recipes overridden on the command line, are on no board.
 """
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -17,31 +16,17 @@ from speedrun.cli import need
 need("numpy", "scipy")
 
 from speedrun import ROOT
-from speedrun.board.page import others_section, page
-from speedrun.board.standings import Standing, read_board, standings
+from speedrun.board.others import read_others
+from speedrun.board.page import page
+from speedrun.board.standings import read_board, standings
 from speedrun.cli import Parser, Refusal, command, print_json
+from speedrun.stats import words
 from speedrun.text import printable
 
 EXAMPLE = """examples:
   python scripts/leaderboard.py
   python scripts/leaderboard.py --check
 """
-
-
-def beside(path: Path) -> str:
-    """The part of others' results; "" where there is no such file. Refusal for a broken one."""
-    if not path.exists():
-        return ""
-    try:
-        return others_section(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-        raise Refusal(f"{printable(path)} is not what scripts/ingest.py writes; run it again") from None
-
-
-def as_json(row: Standing) -> dict:
-    entry = row.entry
-    return dict(entry.claim, path=entry.path, place=row.place, reached=entry.reached, against=row.against,
-                date=entry.date, author=entry.author, machine=entry.machine)
 
 
 @command
@@ -59,7 +44,7 @@ def main(argv: list[str]) -> int:
                       code=2)
     board, path = read_board(args.records), args.records / "README.md"
     tracks = standings(board.entries)
-    text = page(tracks, beside(args.records / "reference/track3.json"))
+    text = page(tracks, read_others(args.records / "reference/track3.json"))
     changed = not path.is_file() or path.read_bytes() != text.encode()
     if changed and not args.check:
         path.write_bytes(text.encode())
@@ -72,12 +57,12 @@ def main(argv: list[str]) -> int:
               "`python scripts/leaderboard.py` and commit it", file=sys.stderr)
     if args.json:
         print_json(dict(path=str(path), changed=changed, failures=board.failures, left_out=board.left_out,
-                        records=[as_json(row) for rows in tracks.values() for row in rows]))
+                        records=[row.plain() for rows in tracks.values() for row in rows]))
     else:
         for folder, why in board.left_out.items():
             print(f"{printable(args.records / folder, 400)}: on no board: {why}")
         done = "would change" if changed and args.check else "written" if changed else "is up to date"
-        print(f"{printable(path)} {done}: {len(board.entries)} record{'s' * (len(board.entries) != 1)}")
+        print(f"{printable(path)} {done}: {words.count(len(board.entries), 'record')}")
     return 1 if board.failures or (changed and args.check) else 0
 
 

@@ -7,8 +7,7 @@ from speedrun.stats import words
 from speedrun.text import printable
 from tracks import TRACKS
 
-from .standings import Entry, Standing, others, reversals
-from .track3 import SOURCE
+from .standings import Entry, Standing
 
 INTRODUCTION = """# Records
 
@@ -66,7 +65,7 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
 
 
 def page(tracks: dict[str, list[Standing]], beside: str) -> str:
-    """The text of records/README.md, from board.standings. beside: the part of others' results, or ""."""
+    """The text of records/README.md, from standings.standings. beside: from others.read_others."""
     parts, empty = [INTRODUCTION], []
     for name, rows in tracks.items():
         parts += _track(name, rows) if rows else []
@@ -190,50 +189,3 @@ def versus(found: dict | None) -> str:
     side = later if found["mean"] > 0 else earlier
     said = f"{abs(found['mean']):.{digits}f}±{half:.{digits}f} {found['unit']} {side}"
     return f"{said}<br>{'' if found['p'] < 0.05 else 'not told apart, '}{seen}"
-
-
-########################################
-#           Others' results            #
-########################################
-
-
-OTHERS = """## Others' results: modded-nanogpt's track 3
-
-Not records of this repository, and not verified by its rules: figures that `scripts/ingest.py` computed
-from the public logs of [modded-nanogpt]({source}), commit
-{commit} of {date}, whose conditions are those of `fineweb-124m`. The official step is the one that
-its README claims, with the row's place by it in brackets. The rows are in order of their mean crossing
-step, with its 95 % interval in brackets.
-
-Of {pairs} pairs of rows with different official steps, {reversed} cross in the other order, and of
-{overlap} more the 95 % intervals overlap, so that these figures do not show which is ahead; {tied} pairs
-have the same official step. A row that averages weights at its last step only crosses just before it by
-construction. † (3.28 - mean) sqrt(n) does not reach 0.004 in its logs. The rows ran on different
-machines, so their seconds would say nothing about the optimizers."""
-
-
-def others_section(reference: dict) -> str:
-    """The part of others' results, from records/reference/track3.json."""
-    columns = ["place ", "row ", "recipe", "mean crossing step", "official step", "n", "hardware"]
-    found, cells = others(reference), []
-    for other in found:
-        row, n = other.row, seeds(other.row["n"], other.crossing)
-        n += f" of {row['claimed_n']:d} claimed" if row["n"] != row["claimed_n"] else ""
-        cells.append([str(other.place or "-"), f"{row['row']:d}", escape(row["name"]),
-                      crossing(other.crossing) if other.crossing else "not in its logs",
-                      f"{row['step']:d}{'' if row['passes'] else '†'} ({other.official_place})", n,
-                      " and ".join(map(hardware, row["hardware"]))])
-    text = OTHERS.format(source=SOURCE, commit=escape(str(reference["commit"])[:10]),
-                         date=escape(reference["date"]), **reversals(found))
-    notes = [f"- row {row['row']}: {escape('; '.join(row['deviations']), 400)}"
-             for row in sorted(reference["rows"], key=lambda row: row["row"]) if row["deviations"]]
-    notes = ["Where the logs are not what the row claims:", "\n".join(notes)] if notes else []
-    return "\n\n".join([text, table(columns, cells), *notes])
-
-
-def hardware(where: dict) -> str:
-    """"8x H100", without maker and memory; "not said" where the logs do not name it."""
-    if where["gpu"] is None:
-        return "not said"
-    name = re.sub(r"^NVIDIA |[ -]\d+GB( HBM\d\w*)?", "", str(where["gpu"]))
-    return f"{where['world_size']:d}x {escape(name)}"

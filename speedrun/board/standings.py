@@ -7,14 +7,12 @@ from pathlib import Path
 from speedrun.cli import Refusal
 from speedrun.log.folder import FOLDER_NAME, SUFFIXES
 from speedrun.stats import intervals, rule
-from speedrun.stats.crossing import crossing_step, mean_crossing
+from speedrun.stats.crossing import crossing_step
 from speedrun.text import printable
 from speedrun.verify.claim import machine, track_series
 from speedrun.verify.folder import author, runs
 from speedrun.verify.verdict import judge_record
 from tracks import TRACKS
-
-from . import track3
 
 MANY = 50  # records from which several processes are worth their start
 
@@ -132,6 +130,12 @@ class Standing:
     place: int | None      # None for one that does not reach the track's target
     against: dict | None   # `against` the row above; None for the first of those that reach it, or do not
 
+    def plain(self) -> dict:
+        """Plain JSON: the claim, and where it puts the record."""
+        entry = self.entry
+        return dict(entry.claim, path=entry.path, place=self.place, reached=entry.reached,
+                    against=self.against, date=entry.date, author=entry.author, machine=entry.machine)
+
 
 def standings(entries: list[Entry]) -> dict[str, list[Standing]]:
     """track -> its records: by official step, then by mean crossing step; after these, or where the track
@@ -177,59 +181,3 @@ def against(entry: Entry, above: Entry) -> dict:
         return dict(dict(method=None, p=None) if None in steps else intervals.compare(*steps), unit="steps")
     final = ({seed: points[-1].val_loss for seed, points in e.series.items()} for e in (entry, above))
     return dict(intervals.compare(*final), unit="nats")
-
-
-########################################
-#           Others' results            #
-########################################
-
-
-@dataclass
-class Other:
-    """A row of modded-nanogpt's track 3 with its mean crossing step."""
-
-    row: dict                  # of records/reference/track3.json
-    crossing: dict | None      # as mean_crossing; None where its logs do not show the crossing
-    official_place: int        # by official step; equal steps share a place
-    place: int | None = None   # by mean crossing step
-
-
-def others(reference: dict) -> list[Other]:
-    """The rows of records/reference/track3.json by mean crossing step, after them those without.
-
-    A run whose first validation is below the target already does not show where it crossed.
-    """
-    target, rows, last, found = reference["target"], reference["rows"], float("inf"), []
-    for row in rows:
-        series = track3.series(row)
-        seen = series and all(points[0].val_loss > target for points in series.values())
-        crossing = mean_crossing(series, target) if seen else None
-        crossing = crossing if crossing and crossing["mean"] is not None else None
-        found.append(Other(row, crossing, 1 + sum(other["step"] < row["step"] for other in rows)))
-    found.sort(key=lambda o: (o.crossing["mean"] if o.crossing else last, o.row["step"], o.row["row"]))
-    for place, other in enumerate(found, 1):
-        other.place = place if other.crossing else None
-    return found
-
-
-def reversals(found: list[Other]) -> dict:
-    """How far the two orders of rows agree, over the pairs of rows with a crossing step each.
-
-    pairs: with different official steps; reversed: of these, those that cross in the other order; overlap:
-    those that cross in the same order with 95 % intervals that overlap, or without intervals; tied: pairs
-    with the same official step.
-    """
-    counts = dict(pairs=0, reversed=0, overlap=0, tied=0)
-    shown = [other for other in found if other.crossing]
-    for i, early in enumerate(shown):  # in order of crossing
-        for late in shown[i + 1:]:
-            if early.row["step"] == late.row["step"]:
-                counts["tied"] += 1
-                continue
-            counts["pairs"] += 1
-            high, low = early.crossing["high"], late.crossing["low"]
-            if early.row["step"] > late.row["step"]:
-                counts["reversed"] += 1
-            elif high is None or low is None or high >= low:
-                counts["overlap"] += 1
-    return counts
