@@ -1,5 +1,4 @@
-"""What the logs of a study show, as plain JSON: the statistics are those of rule.py."""
-
+"""What the logs of a study show, as plain JSON: the statistics are those of speedrun.stats."""
 import numpy as np
 
 from speedrun.cli import Refusal
@@ -12,7 +11,7 @@ from speedrun.stats import intervals, rule
 from speedrun.stats.crossing import mean_crossing
 from speedrun.stats.intervals import rank_correlation
 
-from .study import Study
+from .study import Contrast, Study
 
 UNITS = ("leverage_dead", "activation_dead")         # shares of hidden units that are dead
 METRICS = (*UNITS, "row_spread", "orthogonality")    # the latter of the update, see diagnostics.py
@@ -54,13 +53,14 @@ def figures(study: Study) -> dict:
     result = dict(name=study.name, question=study.question, track=study.track, seeds=study.seeds,
                   target=target, no_time=why, cost=_cost(study, logs), cells=cells,
                   code_versions=len({log.header["sha256"]["code"] for label in whole for log in logs[label]}),
-                  contrasts={row["label"]: _contrast(row, last) for row in study.contrasts})
+                  contrasts={of.label: _contrast(of, last) for of in study.contrasts})
     if study.picture == "death":
         dead = {cell.label: _dead_at_end(logs[cell.label], cell.seeds) for cell in study.cells
                 if cell.label in whole}
-        result["dead"] = {metric: {row["label"]: _contrast(row, {
-            label: of[metric] for label, of in dead.items() if metric in of}) for row in study.contrasts}
-            for metric in UNITS}
+        result["dead"] = {}
+        for metric in UNITS:
+            values = {label: of[metric] for label, of in dead.items() if metric in of}
+            result["dead"][metric] = {of.label: _contrast(of, values) for of in study.contrasts}
     if study.picture == "ranks":
         pairs = [(cell.x, cells[cell.label]["val_loss"]["mean"]) for cell in study.cells
                  if cell.label in whole and cell.x]
@@ -100,15 +100,15 @@ def _dense(runs: dict, target: float | None) -> bool:
     return target is not None and len(rule.common_steps(runs)) > 5
 
 
-def _contrast(row: dict, values: dict) -> dict | None:
-    """The mean of of[0] - of[1], or of (of[0] - of[1]) - (minus[0] - minus[1]), paired by seed, of `values`,
-    label -> seed -> value; None where a cell has none."""
-    if any(label not in values for label in (*row["of"], *row["minus"])):
+def _contrast(contrast: Contrast, values: dict) -> dict | None:
+    """The mean of the contrast over seeds, paired, of `values`, label -> seed -> value; None where a cell has
+    none."""
+    if any(label not in values for label in (*contrast.of, *contrast.minus)):
         return None
-    a, b = (values[label] for label in row["of"])
-    if not row["minus"]:
+    a, b = (values[label] for label in contrast.of)
+    if not contrast.minus:
         return intervals.compare(a, b)
-    c, d = (values[label] for label in row["minus"])
+    c, d = (values[label] for label in contrast.minus)
     return intervals.compare({seed: a[seed] - b[seed] for seed in a if seed in b},
                             {seed: c[seed] - d[seed] for seed in c if seed in d})
 

@@ -33,7 +33,7 @@ from speedrun import ROOT
 from speedrun.cli import Refusal, near
 from speedrun.text import printable
 
-from .study import Cell, Study, Tuning, resolved
+from .study import Cell, Contrast, Study, Tuning, resolved
 
 FOLDER = ROOT / "records" / "studies"
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -110,11 +110,11 @@ def _study(name: str, table: dict, records: Path) -> Study:
     cells = [_cell(row, common, found, records) for row in found["cells"]]
     labels = [cell.label for cell in cells]
     contrasts = [_contrast(row) for row in found["contrasts"]]
-    for label in (of := [*labels, *(row["label"] for row in contrasts)]):
+    for label in (of := [*labels, *(contrast.label for contrast in contrasts)]):
         if of.count(label) > 1:
             raise Refusal(f"two cells or contrasts are called {label!r}; give each a label of its own")
     named = [(f"cell {cell.label}", [cell.baseline]) for cell in cells]
-    named += [(f"contrast {row['label']}", [*row["of"], *row["minus"]]) for row in contrasts]
+    named += [(f"contrast {each.label}", [*each.of, *each.minus]) for each in contrasts]
     for where, others in named:
         for label in others:
             if label is not None and label not in labels:
@@ -124,10 +124,10 @@ def _study(name: str, table: dict, records: Path) -> Study:
             cell.plan  # so that a wrong cell is refused before any is run
         if cell.line is not None and cell.x is None:
             raise Refusal(f"cell {cell.label} has a `line` and no `x`, its place on it; give it one")
-    return Study(name, found["question"].strip(), found["seeds"], cells, contrasts,
-                 found["tuning"] and _tuning(found["tuning"], found["track"]), found["track"],
-                 found["device"], found["picture"], found["axis"], found["over"], found["note"].strip(),
-                 found["ranges"], records / "studies" / name)
+    as_given = {key: found[key] for key in ("seeds", "track", "device", "picture", "axis", "over", "ranges")}
+    return Study(name=name, question=found["question"].strip(), note=found["note"].strip(), cells=cells,
+                 contrasts=contrasts, tuning=found["tuning"] and _tuning(found["tuning"], found["track"]),
+                 folder=records / "studies" / name, **as_given)
 
 
 def _cell(row, common: list, study: dict, records: Path) -> Cell:
@@ -145,15 +145,16 @@ def _cell(row, common: list, study: dict, records: Path) -> Cell:
         raise Refusal(f"cell {label}: logs = {cell['logs']!r} is outside the repository; copy them into it")
     if logs and not logs.is_dir() and not logs.is_relative_to(ROOT / "records" / "studies"):
         raise Refusal(f"cell {label}: there is no folder {cell['logs']}")
-    return Cell(label, cell["recipe"], logs, cell["baseline"] or study["baseline"], cell["seeds"],
-                [*common, *_flat(cell["overrides"], f"cell {label}: overrides")], cell["x"], cell["line"],
-                study["track"], records / "tuning")
+    overrides = [*common, *_flat(cell["overrides"], f"cell {label}: overrides")]
+    return Cell(label=label, recipe=cell["recipe"], logs=logs, baseline=cell["baseline"] or study["baseline"],
+                seeds=cell["seeds"], overrides=overrides, x=cell["x"], line=cell["line"],
+                track=study["track"], tuning=records / "tuning")
 
 
-def _contrast(row) -> dict:
+def _contrast(row) -> Contrast:
     if not isinstance(row, dict):
         raise Refusal("contrasts are tables: [[contrasts]]")
-    return _take(row, "a contrast", label=str, of="pair", minus=("pair", []))
+    return Contrast(**_take(row, "a contrast", label=str, of="pair", minus=("pair", [])))
 
 
 def _flat(table: dict, where: str) -> list[tuple[str, str, str]]:

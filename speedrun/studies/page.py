@@ -160,8 +160,7 @@ def tuning_rows(study: Study) -> list[list[str]]:
     """recipe, then each point of its grid and the loss there; the best in bold."""
     rows = []
     for recipe, grid in study.tuning.grids.items():
-        path = study.folder.parents[1] / "tuning" / f"{study.track}_{recipe}.json"
-        if not path.exists():
+        if not (path := study.table(recipe)).exists():
             rows.append([recipe, NOT_RUN, *[""] * (study.tuning.runs - 1)])
             continue
         held = json.loads(path.read_text())

@@ -130,16 +130,15 @@ def tune(study: Study, places: list[dict], work: Path, data_dir: Path | None) ->
     at a time share the cores; on GPUs there is one at a time."""
     if study.tuning is None:
         return
-    tables = study.folder.parents[1] / "tuning"
-    tables.mkdir(parents=True, exist_ok=True)
     jobs = len(places) if "OMP_NUM_THREADS" in places[0] else 1
     tasks = []
     for recipe, grid in study.tuning.grids.items():
+        study.table(recipe).parent.mkdir(parents=True, exist_ok=True)
         words = [sys.executable, str(ROOT / "scripts" / "sweep.py"), "--track", study.track,
                  "--recipe", recipe, "--lr", *map(str, grid["lr"]),
                  "--weight-decay", *map(str, grid["weight_decay"]),
                  "--seeds", *map(str, study.tuning.seeds), "--jobs", str(jobs),
-                 "--out", str(tables / f"{study.track}_{recipe}.json"),
+                 "--out", str(study.table(recipe)),
                  *(["--data-dir", str(data_dir)] if data_dir else [])]
         tasks.append(Task(f"tuning {recipe}", words, work / f"tuning_{recipe}"))
 

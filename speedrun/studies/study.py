@@ -100,6 +100,15 @@ class Cell:
         return None
 
 
+@dataclass(frozen=True)
+class Contrast:
+    """The difference of[0] - of[1] of two cells, by label, or with `minus` that of two such differences."""
+
+    label: str
+    of: list[str]
+    minus: list[str]
+
+
 LATER = (("recipe", "name"), ("recipe", "note"), ("recipe", "matrices"), ("recipe", "wrappers"))
 
 
@@ -127,7 +136,7 @@ class Study:
     question: str
     seeds: list[int]            # of a cell that has none of its own
     cells: list[Cell]
-    contrasts: list[dict]
+    contrasts: list[Contrast]
     tuning: Tuning | None
     track: str
     device: str | None
@@ -137,6 +146,10 @@ class Study:
     note: str                   # for its page
     ranges: list[list]          # of x, each of which gets a rank correlation of its own
     folder: Path                # of its logs, README.md and picture
+
+    def table(self, recipe: str) -> Path:
+        """Where scripts/sweep.py keeps what it found for a recipe."""
+        return self.folder.parents[1] / "tuning" / f"{self.track}_{recipe}.json"
 
     def path(self, cell: Cell, seed: int) -> Path:
         return self.folder / cell.label / f"seed{seed}.txt.xz"
