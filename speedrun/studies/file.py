@@ -1,29 +1,4 @@
-"""The file of a study, TOML:
-
-    question = "..."             what it asks, in a sentence or more; `note` comes after the tables
-    track = "laptop"             of every cell; an override of it makes the runs `custom`
-    device = "cpu"               optional: hide the GPUs, so that all logs are of one kind of machine
-    seeds = [0, 1, 2]
-    baseline = "muon"            the cell that the others are paired with; a cell may name its own
-    overrides.track.val_every = 100              optional: for all cells that are run here
-    picture = "losses"           or "growth" (the gain by the cells' `x`, a line for each `line`), "death",
-                                 "ranks" (the loss by `x`); axis = what x is, over = what gains are over
-    ranges = [[0, 3600]]         optional: rank correlations within these ranges of x, too
-    [[cells]]
-    label = "aurora-x8"          also its folder: records/studies/<name>/<label>/seed<k>.txt.xz
-    recipe = "aurora"
-    overrides.track.model.mlp_ratio = 8
-    [[cells]]
-    label = "muon"
-    logs = "records/laptop/2026-11-23_muon"      runs that another study or record has made already
-    seeds = [0, 1, 2, 3, 4]                      optional: of this cell, where `stats.py power` asks for more
-    [[contrasts]]                any difference of two cells, or of two differences: whether a gain grows
-    label = "aurora-x8-minus-x4"
-    of = ["aurora-x8", "muon-x8"]
-    minus = ["aurora", "muon"]                   optional
-    [tuning]                     `seeds`, and for each recipe the grids `lr` and `weight_decay` for
-                                 scripts/sweep.py; each recipe with equally many runs
-"""
+"""The file of a study, records/studies/NAME/study.toml, read and checked; docs/studies.md has its format."""
 import json
 import re
 import tomllib

@@ -316,6 +316,17 @@ def test_a_wrong_file_is_answered_with_one_line(capsys, tmp_path, change, messag
     assert said.count("\n") == 1 and message in said and str(path) in said
 
 
+def test_the_format_as_the_docs_have_it_is_read(tmp_path):
+    shown = re.search(r"```toml\n(.*?)```", (ROOT / "docs/studies.md").read_text(), re.S)[1]
+    (tmp_path / "shown.toml").write_text(shown)
+    found = read_study(str(tmp_path / "shown.toml"), tmp_path)
+    assert [cell.label for cell in found.cells] == ["aurora-x8", "muon-x8", "aurora", "muon"]
+    assert all(getattr(found, field) for field in vars(found)), "a field of the study's that is not shown"
+    cells = [vars(cell) for cell in found.cells]
+    assert all(any(cell[field] for cell in cells) for field in cells[0]), "a field of a cell's, not shown"
+    assert found.contrasts[0].minus and found.tuning.runs == 4 and len(found.missing()) == 8
+
+
 def test_usage(capsys):
     for argv, hint in (([], "name a study"), (["ladde"], "mean ladder"), (["no.toml"], "name a .toml"),
                        (["ladder", "--jobs", "0"], "--jobs 0"),
