@@ -8,7 +8,6 @@
   plan   looks at the seeds while they come in, at a stated error: boundaries, expected
          seeds, and what peeking would cost
 """
-import math
 import sys
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from speedrun.cli import need
 
 need("numpy", "scipy")
 
-from speedrun.cli import Parser, Refusal, command, print_json
+from speedrun.cli import Parser, Refusal, command, finite, print_json
 from speedrun.report import answers
 from speedrun.stats import planning, rule
 
@@ -64,14 +63,6 @@ def parser() -> Parser:
     for mode in (p, q, r, s):
         mode.add_argument("--json", action="store_true", help="print one JSON object")
     return top
-
-
-def finite(text: str) -> float:
-    """A number, neither nan nor infinite."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
 
 
 @command

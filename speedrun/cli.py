@@ -7,6 +7,7 @@ import difflib
 import functools
 import importlib.util
 import json
+import math
 import os
 import shlex
 import signal
@@ -62,6 +63,14 @@ def near(name: str, known) -> str:
         return "it has none"
     matches = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(matches)}?" if matches else f"known: {', '.join(known)}"
+
+
+def finite(text: str) -> float:
+    """A number that is neither nan nor infinite: a type for an argument."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 def command(main):
