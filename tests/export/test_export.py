@@ -1,4 +1,4 @@
-"""scripts/export.py: the exported sections at work in tests/support/stand_in.py, in place of the upstream script."""
+"""scripts/export.py: the exported sections at work in a stand-in for the upstream script."""
 import json
 import os
 import runpy
