@@ -108,7 +108,7 @@ class Command:
             words = shlex.split(text)
         except ValueError as error:  # a quote that is not closed
             return cls((), str(error))
-        return cls(words[1:], None if words[:1] == [PROGRAM] else f"it does not start {PROGRAM}")
+        return cls(tuple(words[1:]), None if words[:1] == [PROGRAM] else f"it does not start {PROGRAM}")
 
     @property
     def wrong(self) -> str | None:

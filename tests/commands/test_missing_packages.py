@@ -7,6 +7,8 @@ import pytest
 
 from speedrun import ROOT
 
+pytestmark = pytest.mark.process
+
 SCRIPTS = ["train_gpt.py", *sorted(str(path.relative_to(ROOT)) for folder in ("scripts", "data")
                                    for path in (ROOT / folder).glob("*.py")
                                    if "\n@command\n" in path.read_text())]

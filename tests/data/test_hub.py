@@ -14,6 +14,8 @@ from data.shards import write_shard
 from tests.support.data_tools import DATA, refused, run
 from tests.support.hub import TRAIN1, TRAIN2, VAL, Hub, fetch, holds, hub  # noqa: F401
 
+pytestmark = pytest.mark.process
+
 
 def test_download_then_offline(hub, tmp_path):
     out = tmp_path / "fw"

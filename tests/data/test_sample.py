@@ -10,6 +10,8 @@ from data import sample
 from data.shards import open_shard, write_shard
 from tests.support.data_tools import refused, run
 
+pytestmark = pytest.mark.process
+
 
 def test_sample_is_made_once_and_pinned(tmp_path, capsys):
     done = run("sample.py", "--out", tmp_path / "laptop", "--json")

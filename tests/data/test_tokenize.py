@@ -21,6 +21,8 @@ from data.shards import find_shards, open_shard, write_shard
 from tests.support.data_tools import DATA, refused, run
 from tests.support.hub import Hub, holds, hub  # noqa: F401
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.parametrize("main", [sample.main, cached_fineweb10B.main, tokenize_text.main])
 def test_help_has_an_example_and_bad_options_are_one_line(capsys, main):

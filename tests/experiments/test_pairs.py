@@ -24,6 +24,7 @@ TINY = ("--device cpu --track laptop --allow-custom --track.val_tokens 256 --tra
 ########################################
 
 
+@pytest.mark.process
 def test_two_pairs_of_two_recipes(capsys, laptop, tmp_path):
     common = f"{TINY} --steps 3 --data-dir '{laptop}'"
     assert compare.main(["--a", f"--recipe aurora {common}", "--b", f"--recipe=muon {common}", "--pairs", 2,
@@ -45,6 +46,7 @@ def test_two_pairs_of_two_recipes(capsys, laptop, tmp_path):
     assert found["track"] == "custom" and found["to_target"] is None and found["verdict"]
 
 
+@pytest.mark.process
 def test_a_run_that_fails_stops_it_and_is_named(capsys, laptop, tmp_path):
     common = f"{TINY} --data-dir {laptop} --steps 40"
     assert compare.main(["--a", f"{common} --recipe.lr 1e30 --recipe.aux.head_lr 1e30", "--b", common,
@@ -56,6 +58,7 @@ def test_a_run_that_fails_stops_it_and_is_named(capsys, laptop, tmp_path):
     assert str(log) in last and read_log(log).status == "diverged"
 
 
+@pytest.mark.process
 @pytest.mark.long
 def test_a_signal_ends_the_run_too(laptop, tmp_path):
     common = f"{TINY} --data-dir {laptop} --recipe.schedule_steps 1000000 --steps 1000000"

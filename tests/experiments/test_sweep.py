@@ -1,6 +1,8 @@
 """scripts/sweep.py: what its table holds is not run again, one that diverges loses, none starts in vain."""
 import json
 
+import pytest
+
 from scripts import sweep
 from speedrun.experiments.sweep import fixed
 
@@ -24,6 +26,7 @@ def test_a_sweep_does_not_repeat_what_its_table_holds(capsys, tmp_path):
     assert sweep.main(words) == 1
 
 
+@pytest.mark.process
 def test_a_run_that_diverges_loses_and_its_row_names_no_folder(capsys, tmp_path, monkeypatch):
     (tmp_path / "train_gpt.py").write_text(
         "import os, sys\n"

@@ -24,6 +24,7 @@ def test_the_score_leaves_the_random_state_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.process
 @pytest.mark.long
 def test_ranks_agree_on_the_score_of_the_slowest(tmp_path):
     script = tmp_path / "score.py"
