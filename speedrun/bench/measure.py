@@ -20,9 +20,10 @@ import numpy as np
 import torch
 
 import train_gpt
+from speedrun.log.peaks import peak_flops
 from speedrun.training import chunked
 from speedrun.training.estimate import bytes_per_step
-from speedrun.training.machine import hardware, peak_flops, software
+from speedrun.training.machine import hardware, software
 from speedrun.training.world import StopSignal, World
 from tracks import Track
 

@@ -13,7 +13,7 @@ from speedrun import ROOT, launch
 from speedrun.cli import Refusal
 from speedrun.log.folder import logs_in
 from speedrun.log.format import Log
-from speedrun.log.header import misfits
+from speedrun.log.header import schema_errors
 from speedrun.log.reader import read_log
 from speedrun.log.run import LoggedRun
 from speedrun.text import printable
@@ -38,7 +38,7 @@ def whole_run(log: Log) -> LoggedRun:
         line, what = log.problems[0]
         raise Refusal(f"{where}:{line}: {what}; only a log that is whole can be replayed: "
                       "see what `scripts/verify.py` says of it")
-    if wrong := misfits(log.header):
+    if wrong := schema_errors(log.header):
         raise Refusal(f"{where}: its header is not complete: {printable(wrong[0])}; see scripts/verify.py")
     run = LoggedRun.of(log, 0)
     for wrong, what in ((log.status != "complete", f"its status is {log.status!r}"),
@@ -106,7 +106,7 @@ def _train(words: list[str], folder: Path, log_dir: Path, on_line, what: str) ->
     if code or not logs:
         raise Refusal(f"{what} failed: {why}; {where}")
     again = read_log(logs[0])
-    if wrong := misfits(again.header):
+    if wrong := schema_errors(again.header):
         raise Refusal(f"{what} left a header that is not complete: {printable(wrong[0])}; {where}")
     return again
 

@@ -48,6 +48,11 @@ def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
+def clocks() -> tuple[float, float]:
+    """Seconds by the clock on the wall, which someone or a time server may set, and by one that only runs."""
+    return time.time(), time.monotonic()
+
+
 @dataclass(slots=True)
 class Point:
     """One validation."""
@@ -77,6 +82,7 @@ class Log:
     status: str = "incomplete"
     problems: list = field(default_factory=list)
     foreign: dict | None = None
+    last_hash: str = ""                                      # of the last event
 
     def of_kind(self, kind: str) -> list[tuple[int, dict]]:
         """(line, data) of each event of this kind, in order."""

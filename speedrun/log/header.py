@@ -33,7 +33,7 @@ def hexadecimal(digits: int):
 
 
 def either(*shapes):
-    return lambda value: any(not list(_misfits(value, shape, "")) for shape in shapes)
+    return lambda value: any(not list(_schema_errors(value, shape, "")) for shape in shapes)
 
 
 def nothing(value) -> bool:
@@ -55,12 +55,12 @@ HEADER = dict(
     sha256=dict(code=SHA256, track=SHA256, recipe=SHA256, data=SHA256),
     versions=dict(python=text, torch=text, numpy=text),
     hardware=dict(system=text, processor=text, cores=count, threads=count, device=text, name=text),
-    git=either(nothing, dict(commit=hexadecimal(40), changed=truth)))
+    git=either(nothing, dict(commit=hexadecimal(40), changed=either(nothing, truth))))
 
 FORK = dict(trunk=text, sha256=SHA256, step=count, seconds=number)
 
 
-def _misfits(value, shape, name: str):
+def _schema_errors(value, shape, name: str):
     """What keeps `value` from a shape: a dict of shapes (all its keys), [a shape] (of each item, at least
     one), or a predicate."""
     if isinstance(shape, dict):
@@ -69,7 +69,7 @@ def _misfits(value, shape, name: str):
             return
         for key, inner in shape.items():
             if key in value:
-                yield from _misfits(value[key], inner, f"{name}.{key}".lstrip("."))
+                yield from _schema_errors(value[key], inner, f"{name}.{key}".lstrip("."))
             else:
                 yield f"{name}.{key} is missing".lstrip(".")
     elif isinstance(shape, list):
@@ -77,15 +77,15 @@ def _misfits(value, shape, name: str):
             yield f"{name} is no list of 1 to {MOST_ITEMS} items"
             return
         for i, inner in enumerate(value):
-            yield from _misfits(inner, shape[0], f"{name}[{i}]")
+            yield from _schema_errors(inner, shape[0], f"{name}[{i}]")
     elif not shape(value):
         yield f"{name} cannot be {str(value)[:60]!r}"
 
 
-def misfits(header: dict) -> list[str]:
+def schema_errors(header: dict) -> list[str]:
     """What keeps `header` from being complete: fields missing or of a wrong kind, and a track of no fields
     that a track has."""
-    found = list(_misfits(header, HEADER, ""))
+    found = list(_schema_errors(header, HEADER, ""))
     if not found:
         try:
             header_track(header)
@@ -96,9 +96,9 @@ def misfits(header: dict) -> list[str]:
     return found
 
 
-def fork_misfits(data: dict) -> list[str]:
+def fork_errors(data: dict) -> list[str]:
     """What keeps a `fork` event from being complete."""
-    return list(_misfits(data, FORK, ""))
+    return list(_schema_errors(data, FORK, ""))
 
 
 def header_track(header: dict) -> Track:

@@ -82,7 +82,7 @@ class _Reader:
         mark = match.groups()[-1]
         if mark != link(self.hash, line[:-18]):
             self.problem(number, "the hash does not follow from the event before and this line")
-        self.hash = mark
+        self.hash = self.log.last_hash = mark
         resumes = match[1] == "resume" and self.log.status != "complete"
         if self.log.status != "incomplete" and not resumes:
             self.problem(number, "an event behind the end; the rest is not read")

@@ -6,7 +6,7 @@ from tracks import Track
 
 from .command import Command
 from .format import Log
-from .header import fork_misfits, header_track
+from .header import fork_errors, header_track
 
 
 @dataclass
@@ -34,7 +34,7 @@ class LoggedRun:
     def start(self) -> tuple[int, float]:
         """The step, and the second of the training clock, from which this log tells: the beginning, or where
         its well-formed `fork` event says."""
-        data = next((data for _, data in self.of_kind("fork") if not fork_misfits(data)), None)
+        data = next((data for _, data in self.of_kind("fork") if not fork_errors(data)), None)
         return (data["step"], data["seconds"]) if data else (0, 0.0)
 
     def of_kind(self, kind: str) -> list[tuple[int, dict]]:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from speedrun.cli import Refusal, go_on
 
-from .format import FORMAT, NO_END, link, now
+from .format import FORMAT, NO_END, clocks, link, now
 from .reader import read_log
+
+CLOCK_STEP = 1.5  # seconds from which a step of the time of day is noted; times in a log are whole seconds
 
 
 class LogWriter:
@@ -18,7 +20,7 @@ class LogWriter:
     """
 
     def __init__(self, path: Path):
-        self.path, self.hash, self.closed = Path(path), "", False
+        self.path, self.hash, self.closed, self.opened = Path(path), "", False, clocks()
         try:
             self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
         except OSError as error:
@@ -42,7 +44,7 @@ class LogWriter:
             raise Refusal(f"{path}: this log is damaged ({(wrong or ['not a log of this project'])[0]}); "
                           "start a new run")
         self = cls.__new__(cls)
-        self.path, self.closed = Path(path), False
+        self.path, self.closed, self.opened = Path(path), False, clocks()
         self.hash = data[:whole].rstrip(b"\n").rsplit(b" #", 1)[1].decode()
         try:
             self.file = os.open(path, os.O_WRONLY | os.O_APPEND)
@@ -87,12 +89,20 @@ class LogWriter:
                    f"step_avg:{step_avg:.2f}ms seed:{seed}{extra}")
 
     def end(self, status: str, **data) -> None:
-        """Close the log: complete, interrupted, diverged or failed. Later calls do nothing."""
+        """Close the log: complete, interrupted, diverged or failed. Later calls do nothing.
+
+        `seconds` is how long this process had it open, by a clock that nobody sets; `clock_step` by how much
+        the time of day moved otherwise meanwhile, where it did: set by a time server, or the machine slept.
+        """
         if self.closed:
             return
-        self.closed = True
+        self.closed, data = True, dict(status=status, ended=now(), **data)
+        wall, seconds = (after - before for before, after in zip(self.opened, clocks()))
+        data["seconds"] = round(seconds, 1)
+        if abs(wall - seconds) > CLOCK_STEP:
+            data["clock_step"] = round(wall - seconds, 1)
         try:
-            self._line(f"@ end {json.dumps(dict(status=status, ended=now(), **data))}")
+            self._line(f"@ end {json.dumps(data)}")
         except Refusal:
             if status == "complete":
                 raise  # else what ended the run is what its person must read, often the same full disk

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from speedrun.cli import Refusal
 from speedrun.log.format import Log, without_note
-from speedrun.log.header import misfits
+from speedrun.log.header import schema_errors
 from speedrun.log.reader import read_log
 from speedrun.stats import intervals
 from speedrun.stats.crossing import crossing_step, mean_crossing
@@ -86,7 +86,7 @@ def _check(log: Log) -> None:
     if log.foreign is not None:
         raise Refusal(f"{where} is a log of modded-nanogpt, which names no track and no recipe; compare "
                       "such logs with `python scripts/stats.py pair`")
-    if wrong := misfits(log.header):
+    if wrong := schema_errors(log.header):
         raise Refusal(f"{where}: its header is not complete: {printable(wrong[0])}; see scripts/verify.py")
 
 

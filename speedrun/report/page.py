@@ -179,7 +179,8 @@ def _runs(comparison: Comparison) -> list[Element]:
 def _run(name: str, log: Log) -> Element:
     """Where, when and with which code one log came to be; the sha256 is of the sources that it carries."""
     header, git = log.header, log.header["git"]
-    commit = "none" if git is None else git["commit"][:12] + " and changes" * git["changed"]
+    changes = {True: " and changes", False: "", None: ", changes not known"}
+    commit = "none" if git is None else git["commit"][:12] + changes[git["changed"]]
     facts = {"recipe": name, "seeds": ", ".join(map(str, header["seeds"])), "started": header["started"],
              "machine": _machine(header), "software": _software(log),
              "sources": f"sha256 {header['sha256']['code'][:12]}", "git commit": commit,

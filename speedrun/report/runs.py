@@ -7,7 +7,7 @@ from pathlib import Path
 from speedrun.cli import Refusal
 from speedrun.log.folder import SUFFIXES
 from speedrun.log.format import Log, without_note
-from speedrun.log.header import misfits
+from speedrun.log.header import schema_errors
 from speedrun.log.reader import read_log
 from speedrun.stats import rule
 from speedrun.text import printable
@@ -155,7 +155,7 @@ def _enter(runs: RecipeRuns, log: Log, where: str) -> None:
     if not log.series:
         raise Refusal(f"{where}: no validation in this log")
     runs.logs.append(log)
-    on_grid = log.series if log.foreign or misfits(log.header) else track_series(log)
+    on_grid = log.series if log.foreign or schema_errors(log.header) else track_series(log)
     for run, points in log.series.items():
         seed = log.foreign["seeds"].get(run) if log.foreign else run
         if seed is None:

@@ -14,7 +14,7 @@ from speedrun.cli import Refusal, near
 from speedrun.log.command import Command
 from speedrun.log.folder import SUFFIXES
 from speedrun.log.format import Log
-from speedrun.log.header import misfits
+from speedrun.log.header import schema_errors
 from speedrun.log.reader import read_log
 from speedrun.text import printable
 from speedrun.training.plan import Plan, parse
@@ -83,7 +83,7 @@ class Cell:
     def misfit(self, log: Log) -> str | None:
         """Why `log` does not belong to this cell; None where it does. Fields that only one of the two has,
         and the form of a stage, are later additions to the code and do not count."""
-        if wrong := log.problems or [(0, what) for what in misfits(log.header)]:
+        if wrong := log.problems or [(0, what) for what in schema_errors(log.header)]:
             return f"it is damaged: {printable(wrong[0][1])}"
         if log.status != "complete":
             return f"its run is {log.status}"

@@ -16,13 +16,8 @@ from speedrun.log.format import now, sums
 from speedrun.log.writer import LogWriter
 from speedrun.text import source_text
 
+from .provenance import OURS, git_state, imports
 from .world import World
-
-# Dense bfloat16 peak in FLOP/s by a part of the device's name, from the makers' data sheets.
-PEAK_FLOPS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "H200 NVL": 835e12,
-              "GH200": 989e12, "H800": 989e12, "B200": 2250e12, "A100": 312e12, "A800": 312e12,
-              "A40": 149.7e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165.2e12, "RTX 3090": 71e12,
-              "A10": 125e12}
 
 # How the names of environment variables begin that torch and what it is built on read.
 SETTINGS = ("ATEN_", "CUBLAS", "CUDA_", "CUDNN_", "MKL_", "NCCL_", "NVIDIA_TF32_", "OMP_", "PYTORCH_",
@@ -31,15 +26,9 @@ PRIVATE = re.compile("ADDR|AUTH|COMM_ID|CRED|HOST|IFNAME|KEY|PASS|SECRET|TOKEN|U
 PLAIN = re.compile(r"[\w.,:;=+-]{0,100}", re.ASCII)  # numbers, words, and lists of them
 
 
-def peak_flops(device_name: str) -> float | None:
-    """Dense bfloat16 FLOP/s of a device, None where the table does not have it; the longest match counts."""
-    matches = [name for name in PEAK_FLOPS if re.search(rf"\b{name}\b", device_name)]
-    return PEAK_FLOPS[max(matches, key=len)] if matches else None
-
-
-def _output(*words: str, cwd: Path | None = None) -> str | None:
+def _output(*words: str) -> str | None:
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=20, cwd=cwd)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
@@ -64,7 +53,7 @@ def settings() -> dict[str, str]:
 
 def software() -> dict:
     """What a log or a result says of the software it ran on."""
-    return dict(versions=versions(), settings=settings())
+    return dict(versions=versions(), settings=settings(), imports=imports())
 
 
 def _processor() -> str:
@@ -107,17 +96,9 @@ def attention_backend(device: torch.device, dtype: str, head_dim: int, length: i
         return None
 
 
-def git_state(root: Path) -> dict | None:
-    """The commit, and whether tracked files differ from it; None outside a git checkout."""
-    commit = _output("git", "rev-parse", "HEAD", cwd=root)
-    if commit is None:
-        return None
-    return dict(commit=commit, changed=bool(_output("git", "status", "--porcelain", "-uno", cwd=root)))
-
-
 def loaded_sources(root: Path) -> dict[str, str]:
     """Path under `root` and text of every module of the project that this process has loaded."""
-    found, ours = {}, {"train_gpt.py", "tracks.py", "optimizers", "data", "speedrun"}
+    found, ours = {}, set(OURS)
     for module in list(sys.modules.values()):
         path = getattr(module, "__file__", None)
         if not path or not path.endswith(".py") or not os.path.isabs(path):  # torch has made-up ones

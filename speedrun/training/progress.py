@@ -5,8 +5,7 @@ from dataclasses import asdict
 import torch
 
 from speedrun.cli import Refusal, print_json
-
-from .machine import peak_flops
+from speedrun.log.peaks import peak_flops
 
 
 def listing(tracks: dict, presets: dict, recipes: dict, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from speedrun.cli import Refusal
 from speedrun.log.folder import BESIDE, CHECKPOINT, FOLDER_NAME, LOCK, RUN_ID, SUFFIXES
 from speedrun.log.format import Log
-from speedrun.log.header import misfits
+from speedrun.log.header import schema_errors
 from speedrun.log.reader import read_log
 from speedrun.log.run import LoggedRun
 from speedrun.text import printable
@@ -61,7 +61,7 @@ def check_log(log: Log) -> list[Failure]:
         found = [(1, "log", "a log of modded-nanogpt: without header, hashes and declared seeds it cannot "
                             "stand here; scripts/stats.py reads it")]
     headers = [line for line, kind, _ in log.events if kind == "run"]
-    wrong = misfits(log.header) if headers else []
+    wrong = schema_errors(log.header) if headers else []
     found += [(headers[-1], "header", what) for what in wrong[:MOST_FAILURES]]
     if headers and not wrong:
         run = LoggedRun.of(log, headers[-1])

@@ -129,8 +129,8 @@ def test_the_same_command_goes_on_with_the_rest(stopped, done, capsys):
 
 
 def test_cells_stand_and_are_trained_as_tuned(done):
-    verdicts = verdict.find(done.study)
-    assert len(verdicts) == 2 and all(verdict.stands for verdict in verdicts)
+    verdicts = verdict.verdicts([done.study])
+    assert len(verdicts) == 2 and all(verdict.verifies for verdict in verdicts)
     rates = [read_log(done.study / cell / "seed1.txt.xz").header["recipe"]["lr"] for cell in ("muon", "wide")]
     assert rates == [0.04, 0.05]  # the table's best; the cell's own
     assert "**1.9000**" in (done.study / "README.md").read_text()
