@@ -31,8 +31,8 @@ def claim(logs: list[Log]) -> dict:
     track, recipe, seeds, n, target, sigma; `step`: the official step, None where the rule holds nowhere or
     the track is custom, with the `mean`, `sd`, `z` and `p` there; `crossing`: the mean crossing step;
     `final`: the mean loss at the end; `seconds`: the mean train_time at `step`, else at the end, None with
-    `no_time` saying why; `forked`: the step at which these runs go on from another's checkpoint, None where
-    they are whole: forks claim no step, crossing or time; `board`: may it stand on the board, which custom
+    `no_time` saying why; `forked`: the step at which these runs continue from a checkpoint, None
+    where they are whole: forks claim no step, crossing or time; `board`: may it be on the board, which custom
     tracks, overridden recipes and forks may not; `uncommitted`: a log's code is in the log and in no commit;
     `looks`: how many seeds were declared with the first log,
     the second and so on, in order of their start: one number where nobody could stop by what was seen.
@@ -69,7 +69,7 @@ def claim(logs: list[Log]) -> dict:
 def shortfall(found: dict) -> str:
     """Why a claim has no official step, in words."""
     if found["forked"]:
-        return f"it goes on from another run's checkpoint at step {found['forked']}"
+        return f"it continues from another run's checkpoint at step {found['forked']}"
     n, final, target = found["n"], found["final"]["mean"], found["target"]
     ends = f"the mean of {n} seed{'s' * (n > 1)} ends at {final:.5f}"
     if final > target:

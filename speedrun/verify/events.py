@@ -5,17 +5,27 @@ Each rule takes a LoggedRun and yields (line, what is wrong).
 import math
 from datetime import datetime
 
-from speedrun.log.header import fork_misfits, number
+from speedrun.log.format import Log
+from speedrun.log.header import fork_errors, number
 from speedrun.log.run import LoggedRun
 from speedrun.text import printable
 
-from .header import batches, short
+from .header import batches, clip
 
 ONCE = ("log", "run", "warmup", "end")
 
 
+def whole(log: Log):
+    """The text is a log of this project: every line an event or a validation, every hash follows from the
+    line before it, every source has the sha256 it states, and an `end` event closes it."""
+    yield from log.problems
+    if log.foreign is not None and not log.problems:
+        yield 1, ("a log of modded-nanogpt: without header, hashes and declared seeds it is no record here; "
+                  "scripts/stats.py reads it")
+
+
 def superseded(run: LoggedRun) -> set[int]:
-    """The lines of `end` events that a `resume` follows: the run went on behind them."""
+    """The lines of `end` events that a `resume` follows: the run continued after them."""
     kinds = [(line, kind) for line, kind, _ in run.log.events]
     return {line for (line, kind), (_, following) in zip(kinds, kinds[1:])
             if (kind, following) == ("end", "resume")}
@@ -27,7 +37,7 @@ def status(run: LoggedRun):
     for line, data in run.of_kind("end"):
         if line not in earlier and data.get("status") != "complete":
             why = f" ({printable(data['reason'], 160)})" if "reason" in data else ""
-            yield line, f"the run is {short(data.get('status'))}, not complete{why}"
+            yield line, f"the run is {clip(data.get('status'))}, not complete{why}"
 
 
 def seeds(run: LoggedRun):
@@ -45,7 +55,7 @@ def seeds(run: LoggedRun):
 
 def order(run: LoggedRun):
     """log, sources, run, warmup; for each declared seed in turn seed, its validations and diagnostics,
-    outcome; then end. An `end` that a `resume` follows may stand anywhere behind the header, and so may
+    outcome; then end. An `end` that a `resume` follows may be anywhere after the header, and so may
     events of other kinds: no rule reads them."""
     earlier = superseded(run)
     entries = [(line, kind, data.get("seed")) for line, kind, data in run.log.events if line not in earlier]
@@ -60,14 +70,14 @@ def order(run: LoggedRun):
             yield line, f"`{kind}` on the wrong side of the header"
         if kind == "seed":
             if current is not None or type(seed) is not int or coming[:1] != [seed]:
-                yield line, f"seed {short(seed)} starts out of turn"
+                yield line, f"seed {clip(seed)} starts out of turn"
             if not seen["warmup"]:
-                yield line, f"seed {short(seed)} starts before the warm-up"
+                yield line, f"seed {clip(seed)} starts before the warm-up"
             current, coming = seed, [s for s in coming if s != seed]
         elif kind in ("step", "diagnostics", "outcome") and (current is None or seed != current):
-            yield line, f"a line of seed {short(seed)} outside that seed's part of the log"
+            yield line, f"a line of seed {clip(seed)} outside that seed's part of the log"
         elif kind in ("warmup", "end") and current is not None:
-            yield line, f"`{kind}` within seed {short(current)}"
+            yield line, f"`{kind}` within seed {clip(current)}"
         if kind == "outcome":
             current = None
     for kind in ("log", "warmup"):
@@ -76,10 +86,10 @@ def order(run: LoggedRun):
 
 
 def fork(run: LoggedRun):
-    """A run that goes on from another's checkpoint says so once, behind the header; it is of one seed, and
+    """A run that continues from another's checkpoint says so once, after the header; it is of one seed, and
     a `resume` at that step follows."""
     for i, (line, data) in enumerate(run.of_kind("fork")):
-        for what in fork_misfits(data):
+        for what in fork_errors(data):
             yield line, what
         kinds = [(kind, later.get("step")) for at, kind, later in run.log.events if at > line]
         for wrong, what in (
@@ -97,11 +107,11 @@ def warmup(run: LoggedRun):
     for line, data in run.of_kind("warmup"):
         micro = data.get("micro_batch")
         if type(micro) is not int or micro < 1 or sequences % (ranks * micro):
-            yield line, f"micro-batches of {short(micro)} on {ranks} ranks do not make {sequences} sequences"
+            yield line, f"micro-batches of {clip(micro)} on {ranks} ranks do not make {sequences} sequences"
         if data.get("compiled") is not (device == "cuda"):
-            yield line, f"compiled: {short(data.get('compiled'))}, on {short(device)}"
+            yield line, f"compiled: {clip(data.get('compiled'))}, on {clip(device)}"
         if not number(data.get("seconds")):
-            yield line, f"{short(data.get('seconds'))} seconds of warm-up"
+            yield line, f"{clip(data.get('seconds'))} seconds of warm-up"
 
 
 def expected_steps(run: LoggedRun, every: int | None = None) -> list[int]:
@@ -173,7 +183,7 @@ def outcomes(run: LoggedRun):
                                   ("val_loss", val_loss, last.val_loss),
                                   ("train_time", train_time, last.train_time)):
             if there != want:
-                yield line, f"{name} is {short(there)}, the last validation has {want}"
+                yield line, f"{name} is {clip(there)}, the last validation has {want}"
         seconds = max(last.train_time, 1e-3)
         rate = last.step * run.track.tokens_per_step / seconds
         if abs(per_second - rate) > 1 + rate * 6e-4 / seconds:
@@ -184,7 +194,7 @@ def outcomes(run: LoggedRun):
         # A loss printed as the target may have been a little above it.
         reached = [_first(points, run.track.target, slack) for slack in (0, 1e-9)]
         if data.get("reached") not in reached:
-            yield line, f"reached is {short(data.get('reached'))}, the validations give {reached[0]}"
+            yield line, f"reached is {clip(data.get('reached'))}, the validations give {reached[0]}"
 
 
 def _first(points: list, target: float | None, slack: float) -> dict | None:
@@ -196,25 +206,32 @@ def _first(points: list, target: float | None, slack: float) -> dict | None:
 
 
 def clock(run: LoggedRun):
-    """The times of day are in order, and leave room for the warm-up and the training that they enclose."""
+    """The times of day are in order, except where the log notes that the clock was set, and there was room
+    for the warm-up and the training: by `seconds` of the `end`, which no setting of a clock moves, or in an
+    older log by the times of day. A run that was resumed was interrupted: its times tell nothing of that."""
     read, earlier = [], superseded(run)
+    ends = [(line, data) for line, data in run.of_kind("end") if line not in earlier][:1]
     for kind, key in (("log", "started"), ("run", "started"), ("end", "ended")):
-        for line, data in [entry for entry in run.of_kind(kind) if entry[0] not in earlier][:1]:
+        for line, data in ends if kind == "end" else run.of_kind(kind)[:1]:
             try:
                 read.append((line, datetime.strptime(str(data.get(key)), "%Y-%m-%dT%H:%M:%SZ")))
             except ValueError:
-                yield line, f"{short(data.get(key))!r} is no time like 2026-01-31T12:00:00Z"
+                yield line, f"{clip(data.get(key))!r} is no time like 2026-01-31T12:00:00Z"
+    step, lasted = (ends[0][1].get(key) for key in ("clock_step", "seconds")) if ends else (None, None)
+    for value, what in ((step, "clock_step"), (lasted, "seconds")):
+        if value is not None and not (type(value) in (int, float) and (what == "clock_step" or value >= 0)):
+            yield ends[0][0], f"{what} is {clip(value)}, no number of seconds"
+            return
+    resumed = len(run.of_kind("resume")) > len(run.of_kind("fork"))  # one follows each fork
     for (_, before), (line, after) in zip(read, read[1:]):
-        if after < before:
+        if after < before and step is None and not resumed:
             yield line, "this time is earlier than the one before it"
     spent = sum(points[-1].train_time - run.start[1] for points in run.log.series.values())
     spent += sum(data["seconds"] for _, data in run.of_kind("warmup") if number(data.get("seconds")))
-    if len(read) == 3:
+    if len(read) == 3 and not resumed:
         (_, started), _, (line, ended) = read
-        took = (ended - started).total_seconds()
-        if spent > took + 1.1:  # the times of day are whole seconds
-            yield line, f"{spent:.1f} s of warm-up and training in a run of {took:.0f} s"
-
-
-RULES = dict(status=status, seeds=seeds, order=order, fork=fork, warmup=warmup, grid=grid, losses=losses,
-             times=times, outcome=outcomes, clock=clock)
+        took = (ended - started).total_seconds() if step is None else None
+        for there in (took, lasted):
+            if there is not None and spent > there + 1.1:  # the times of day are whole seconds
+                yield line, f"{spent:.1f} s of warm-up and training in a run of {there:.0f} s"
+                break

@@ -1,37 +1,46 @@
 """What a log's header must agree with: its sources, its hashes, the track, the command, the shards, git.
 
-Each rule takes a LoggedRun and yields (line, what is wrong).
+Each rule takes a LoggedRun and yields (line, what is wrong); `complete` takes the Log, whose header may be
+broken.
 """
-import hashlib
 import json
 import re
-import subprocess
 from dataclasses import asdict
 from functools import lru_cache
-from pathlib import Path
 
 from data.shards import batches_in, out_of_order
 from speedrun import ROOT
 from speedrun.cli import Refusal
-from speedrun.log.format import FORMAT, digest, without_note
+from speedrun.log.format import FORMAT, Log, digest, without_note
+from speedrun.log.header import schema_errors
 from speedrun.log.run import LoggedRun
 from speedrun.text import printable, source_text
 from tracks import TRACKS
+
+from .history import blobs, history
 
 # What modded-nanogpt's parser takes for a validation, wherever it stands: no source may hold one.
 THEIR_LINE = re.compile(r"step:([0-9]+)/([0-9]+)\s+val_loss:([0-9.]+)")
 SOURCE_PATH = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)*\.py", re.ASCII)
 
 
-def short(value) -> str:
+def clip(value) -> str:
+    """A value of a log in at most 40 characters of plain text."""
     return printable(value, 40)
+
+
+def complete(log: Log):
+    """The `run` event has every field of the header, each of its kind; steps do not exceed schedule_steps."""
+    headers = [line for line, kind, _ in log.events if kind == "run"]
+    for what in schema_errors(log.header) if headers else ():
+        yield headers[-1], what
 
 
 def format_(run: LoggedRun):
     """The log is of the format that this checkout reads."""
     for line, data in run.of_kind("log"):
         if data.get("format") != FORMAT:
-            yield line, f"format {short(data.get('format'))}, this checkout reads {FORMAT}"
+            yield line, f"format {clip(data.get('format'))}, this checkout reads {FORMAT}"
 
 
 def sources(run: LoggedRun):
@@ -40,11 +49,11 @@ def sources(run: LoggedRun):
     for line, data in run.of_kind("source"):
         path = str(data.get("path"))
         if not SOURCE_PATH.fullmatch(path):
-            yield line, f"{short(path)!r} is no path of a Python file under the run's folder"
+            yield line, f"{clip(path)!r} is no path of a Python file under the run's folder"
         elif path in seen:
             yield line, f"the source of {path} stands twice"
         elif match := THEIR_LINE.search(run.log.sources[path]):
-            yield line, f"{path} holds {short(match[0])!r}, a validation to modded-nanogpt's parser"
+            yield line, f"{path} holds {clip(match[0])!r}, a validation to modded-nanogpt's parser"
         seen.add(path)
     if "train_gpt.py" not in seen:
         yield run.line, "the source of train_gpt.py is missing"
@@ -69,7 +78,7 @@ def track(run: LoggedRun):
     if overridden:
         yield run.line, "the command overrides the track, and yet it is called official"
     if name not in TRACKS:
-        yield run.line, f"this checkout has no track {short(name)!r}"
+        yield run.line, f"this checkout has no track {clip(name)!r}"
         return
     ours = asdict(TRACKS[name])
     for field, said in asdict(run.track).items():
@@ -81,10 +90,10 @@ def command(run: LoggedRun):
     """Seeds, track and recipe are those that the command asks for, overrides included."""
     header, asked = run.header, run.command
     if asked.wrong:
-        yield run.line, f"the command cannot be read: {short(asked.wrong)}"
+        yield run.line, f"the command cannot be read: {clip(asked.wrong)}"
         return
     name = asked.args.recipe + "".join(f"+{field}={text}" for kind, field, text in asked.overrides
-                                  if kind == "recipe")
+                                       if kind == "recipe")
     for what, there, want in (("seeds", header["seeds"], asked.args.seeds),
                               ("recipe", run.recipe.name, name),
                               ("track", run.track.name, asked.args.track or run.track.name)):
@@ -97,8 +106,8 @@ def command(run: LoggedRun):
         for part in field.split("."):
             value = value.get(part) if isinstance(value, dict) else text  # the constants of a stage
         if not _same(value, text):
-            asks = f"{kind}.{short(field)}: the command asks for {short(text)}"
-            yield run.line, f"{asks}, the header has {short(value)}"
+            asks = f"{kind}.{clip(field)}: the command asks for {clip(text)}"
+            yield run.line, f"{asks}, the header has {clip(value)}"
 
 
 def recipe(run: LoggedRun):
@@ -151,9 +160,9 @@ def data(run: LoggedRun):
         names = [shard["name"] for shard in shards]
         for name, sha256 in ((shard["name"], shard["sha256"]) for shard in shards):
             if not re.fullmatch(rf".+_{split}_[0-9]+\.bin", name) or names.count(name) > 1:
-                yield run.line, f"{short(name)} is no {split} shard, or stands twice"
+                yield run.line, f"{clip(name)} is no {split} shard, or stands twice"
             if pinned and pinned.get(name) != sha256:
-                yield run.line, f"{short(name)} is not the shard that the track pins"
+                yield run.line, f"{clip(name)} is not the shard that the track pins"
         if run.official and (wrong := out_of_order(sorted(names), split)):
             yield run.line, printable(wrong)
     held = batches(run)
@@ -172,32 +181,9 @@ def batches(run: LoggedRun) -> int:
 def git(run: LoggedRun):
     """Where the run says that it ran a commit unchanged, and this clone has it, its sources are the same."""
     state = run.header["git"]
-    if state is None or state["changed"]:
+    if state is None or state["changed"] is not False:
         return
-    blobs = _blobs(state["commit"], ROOT)
+    tree = history().tree(state["commit"])
     for path, text in run.log.sources.items():
-        # a log completes the last line of a file that does not end it
-        if path in blobs and blobs[path] not in (_blob(text), _blob(text.removesuffix("\n"))):
+        if path in tree and tree[path] not in blobs(text):
             yield run.line, f"{path} is not that of commit {state['commit'][:10]}, called unchanged"
-
-
-def _blob(text: str) -> str:
-    """git's hash of a file's content."""
-    content = text.encode()
-    return hashlib.sha1(b"blob %d\0%b" % (len(content), content), usedforsecurity=False).hexdigest()
-
-
-@lru_cache
-def _blobs(commit: str, root: Path) -> dict[str, str]:
-    """path -> git's hash of the file's content in `commit`; empty where this clone lacks the commit."""
-    try:
-        done = subprocess.run(["git", "ls-tree", "-r", commit], cwd=root, capture_output=True, text=True,
-                              timeout=60)
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    rows = (line.split("\t", 1) for line in done.stdout.splitlines()) if done.returncode == 0 else ()
-    return {path: meta.split()[2] for meta, path in rows}
-
-
-RULES = dict(format=format_, source=sources, sha256=hashes, track=track, command=command, recipe=recipe,
-             data=data, git=git)
