@@ -8,6 +8,7 @@ import pytest
 
 from scripts import verify
 from speedrun import ROOT
+from tests.support import clone
 from tests.support.made_logs import make_log
 
 FAILURE = re.compile(r"(.*?):([0-9]+): ([a-z0-9_]+): (.+)")
@@ -26,7 +27,7 @@ def check(capsys, tmp_path):
         if text is not None:
             paths = [tmp_path / "edited.txt"]
             paths[0].write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
-        code = verify.main(list(map(str, paths)))
+        code = verify.main([*map(str, paths), "--history", str(clone.clone())])
         out = capsys.readouterr().out
         assert all(c == "\n" or c.isprintable() for c in out)
         rows = [FAILURE.fullmatch(line) for line in out.splitlines()]

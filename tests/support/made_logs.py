@@ -5,7 +5,7 @@ import json
 import math
 import time
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from unittest import mock
 
@@ -13,15 +13,17 @@ import torch
 
 import train_gpt
 from data.shards import batches_in
+from speedrun.experiments import challenge
 from speedrun.log.format import link
 from speedrun.log.writer import LogWriter
 from speedrun.training.machine import hardware, write_header
 from speedrun.training.world import World
+from tests.support import clone
 
 START = 1_800_000_000  # 2027-01-15
 
 
-def curve(step: int, steps: int, end: float, start: float = 5.545) -> float:
+def curve(step: int, steps: int, end: float, start: float) -> float:
     """A loss that falls from `start` to `end` as runs do."""
     return end + (start - end) * (math.exp(-6 * step / steps) - math.exp(-6)) / (1 - math.exp(-6))
 
@@ -41,42 +43,69 @@ def shards_of(track, steps: int) -> dict:
     return found
 
 
+@dataclass
+class TurnedClock:
+    """The time of day, in seconds, and how long the machine has run."""
+
+    wall: float = START
+    running: float = 0.0
+
+    def forward(self, seconds: float) -> None:
+        self.wall, self.running = self.wall + seconds, self.running + seconds
+
+
 @contextmanager
 def turned_clock():
-    """The log's times of day come from the one entry of the list that this gives, in seconds."""
-    clock = [START]
+    """The log's times come from the TurnedClock that this gives."""
+    clock = TurnedClock()
 
     def now():
-        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(clock[0]))
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(clock.wall))
 
-    with mock.patch("speedrun.log.writer.now", now), mock.patch("speedrun.training.machine.now", now):
+    with mock.patch("speedrun.log.writer.now", now), mock.patch("speedrun.training.machine.now", now), \
+            mock.patch("speedrun.log.writer.clocks", lambda: (clock.wall, clock.running)):
         yield clock
 
 
 def make_log(path: Path, words: str = "", ends: dict | None = None, ms: float = 500.0, status="complete",
-             device: str = "a CPU", hour: int = 0) -> Path:
+             device: str = "a CPU", hour: int = 0, clock_step: float = 0.0, git: dict | None = None) -> Path:
     """A log of `train_gpt.py WORDS` (track laptop, on the CPU, unless they say otherwise).
 
     ends: seed -> final loss (default: below the target, a little more for each seed); ms: of training per
-    step; device: the processor's name; hour: when it started, behind START.
+    step; device: the processor's name; hour: when it started, after START; clock_step: seconds by which
+    someone sets the clock during the run; git: the state in the header, by default clone.state().
     """
     argv = words.split()
     plan = train_gpt.parse([*argv, "--device", "cpu"])
     track, recipe, seeds = plan.track, plan.recipe, plan.args.seeds
     data = shards_of(track, recipe.steps)
     machine = dict(hardware(World(0, 1, torch.device("cpu"))), processor=device, name=device)
-    with turned_clock() as clock:
-        clock[0] += 3600 * hour
+    state, nothing = git or clone.state(), dict(variables=[], paths=[], modules={})
+    with turned_clock() as clock, mock.patch("speedrun.training.machine.git_state", lambda root: state), \
+            mock.patch("speedrun.training.machine.imports", lambda: nothing):
+        clock.forward(3600 * hour)
         log = LogWriter(Path(path))
         write_header(log, train_gpt.ROOT, 1, machine, argv, asdict(track), recipe.resolved(), seeds, data)
         log.event("warmup", seconds=1.25, micro_batch=1, compiled=False, attention="flash_attention")
-        clock[0] += 2
+        clock.forward(2)
         for i, seed in enumerate(seeds):
             end = (ends or {}).get(seed, (track.target or 1.38) - 0.08 + 0.002 * (i % 5))
             log.event("outcome", **_seed(log, plan, seed, end, ms, data))
-            clock[0] += math.ceil(recipe.steps * ms / 990)
+            clock.forward(math.ceil(recipe.steps * ms / 990))
+        clock.wall += clock_step
         log.end(status)
     return Path(path)
+
+
+def challenged(path: Path, truth: Path | None = None) -> Path:
+    """`path`, a record's folder or a log, with the challenge.json of someone who trained again: the losses
+    are those of `truth`, a folder or log of the same shape, by default its own."""
+    asked = challenge.read_challenge(path)
+    honest = challenge.read_challenge(truth or path)
+    points = next(log.series[asked.seed] for log in honest.logs if asked.seed in log.series)
+    losses = {point.step: point.val_loss for point in points if point.step <= asked.steps}
+    challenge.write(challenge.result(asked, losses, clone.state()["commit"], "made up", "a test"), path)
+    return path
 
 
 def _seed(log: LogWriter, plan, seed: int, end: float, ms: float, data: dict) -> dict:
@@ -84,17 +113,30 @@ def _seed(log: LogWriter, plan, seed: int, end: float, ms: float, data: dict) ->
     log.event("seed", seed=seed)
     for step in range(recipe.steps + 1):
         if track.validates(step, recipe.steps, recipe.schedule_steps) or (every and step % every == 0):
-            loss = curve(step, recipe.schedule_steps, end)
+            loss = curve(step, recipe.schedule_steps, end, math.log(track.model.vocab_size))
             seconds = step * ms / 1000 * (1 + step % 7 / 1000)
             log.validation(step, recipe.steps, loss, seconds, seed)
             if step == recipe.steps:
-                log.event("diagnostics", seed=seed, step=step, attn=dict(row_spread=0.25))
+                log.event("diagnostics", seed=seed, step=step, **_diagnostics(plan))
             if reached is None and track.target is not None and loss <= track.target:
                 reached = dict(step=step, seconds=round(seconds, 3))
     passes = recipe.steps / sum(batches_in(s["tokens"], track.tokens_per_step) for s in data["train"])
     return dict(seed=seed, steps=recipe.steps, val_loss=round(loss, 5), train_time=round(seconds, 3),
                 tokens_per_second=round(recipe.steps * track.tokens_per_step / seconds), reached=reached,
                 epochs=round(passes, 4))
+
+
+def _diagnostics(plan) -> dict:
+    """Figures such as a run of this recipe has, of each kind of matrix by layer."""
+    model, layers = plan.track.model, plan.track.model.num_layers
+    mlp = ("fc", "proj") if model.mlp == "relu2" else ("gate", "up", "down")
+    kinds = [f"attn.{name}" for name in ("q", "k", "v", "proj")] + [f"mlp.{name}" for name in mlp]
+    if not isinstance(plan.recipe.matrices, tuple):
+        kinds = []  # AdamW: no polar factor to tell of
+    usual = dict(leverage_dead=0.0, leverage_spread=0.01, row_spread=0.25, orthogonality=0.01, alignment=1.0,
+                 update_ratio=1e-4)
+    found = {f"blocks.{kind}": {name: [value] * layers for name, value in usual.items()} for kind in kinds}
+    return dict(found, activation_dead=[0.0] * layers)
 
 
 ########################################
