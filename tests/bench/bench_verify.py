@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from speedrun import ROOT
 from speedrun.cli import Parser, Refusal, command, print_json
+from tests.support import clone
 from tests.support.made_logs import make_log
 
 EXAMPLE = """example:
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> int:
         for path in paths[1:]:
             shutil.copy(first, path)
         started = time.perf_counter()
-        words = [sys.executable, ROOT / "scripts/verify.py", *paths]
+        words = [sys.executable, ROOT / "scripts/verify.py", "--history", clone.clone(), *paths]
         done = subprocess.run(words, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - started
     if done.returncode:

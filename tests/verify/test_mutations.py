@@ -27,6 +27,8 @@ from tests.support.edits import (  # noqa: F401
 )
 from tests.support.made_logs import parts, rechain
 
+pytestmark = pytest.mark.process  # the lock of the name runs optimizers/ by themselves
+
 TRAINER = '@ source {"path": "train_gpt.py"'
 
 # (name, edit, the rule that finds it where a forger has computed the chain of hashes anew: None where that

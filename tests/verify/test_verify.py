@@ -11,9 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speedrun.verify import verdict
+from speedrun.verify import rules, verdict
+from tests.support import clone
 from tests.support.edits import ROOT, at, check, fields, in_source, pattern, verify, whole  # noqa: F401
-from tests.support.made_logs import make_log, parts, rechain
+from tests.support.made_logs import challenged, make_log, parts, rechain
+
+pytestmark = pytest.mark.process  # the lock of the name runs optimizers/ by themselves
 
 ########################################
 #            What stands               #
@@ -29,9 +32,13 @@ def test_a_log_and_a_record_stand(check, capsys, tmp_path, whole):
     assert check(folder) == (0, []) and check(text=whole) == (0, [])
     packed = tmp_path / "log.gz"
     packed.write_bytes(gzip.compress(whole.encode()))
-    assert verify.main(["--json", str(tmp_path / "2027-01-15_aurora"), str(packed)]) == 0
+    challenged(folder)
+    words = ["--json", "--history", str(clone.clone())]
+    assert verify.main([*words, str(tmp_path / "2027-01-15_aurora"), str(packed)]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["stands"] and [v["kind"] for v in found["verdicts"]] == ["record", "log"]
+    assert found["verifies"] and [v["kind"] for v in found["verdicts"]] == ["record", "log"]
+    assert [v["outcome"] for v in found["verdicts"]] == ["stands", "consistent"]
+    assert not found["stands"] and "not challenged yet" in found["verdicts"][1]["why"]
     claim = found["verdicts"][0]["claim"]
     assert claim["seeds"] == [0, 1, 2] and claim["board"] and claim["track"] == "laptop"
     lines = [line for line in whole.splitlines() if line.startswith(f"step:{claim['step']}/")]
@@ -245,7 +252,7 @@ def test_code_that_was_not_committed_is_said(capsys, tmp_path, whole):
     fields("@ run", lambda run: run.update(git=dict(commit="0" * 40, changed=True)))(pieces)
     log.write_text(rechain(pieces))
     assert verify.main([str(log), str(next((ROOT / "records/laptop").glob("*_muon")))]) == 0
-    said = [line.endswith("; its code was not committed") for line in capsys.readouterr().out.splitlines()]
+    said = ["; its code was not committed" in line for line in capsys.readouterr().out.splitlines()]
     assert said == [True, False]
 
 
@@ -270,5 +277,21 @@ def test_from_another_folder_as_a_process(tmp_path):
     done = subprocess.run([sys.executable, ROOT / "scripts/verify.py", "log.txt", "none.txt"], cwd=tmp_path,
                           capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr == ""
-    says = f"{log.name}: stands: laptop, aurora, 3 seeds; 1.38 reached"
+    says = f"{log.name}: consistent: laptop, aurora, 3 seeds; 1.38 reached"
     assert done.stdout.splitlines()[0].startswith(says)
+
+
+def test_the_page_of_rules_is_what_the_docstrings_say(capsys):
+    assert verify.main(["--rules"]) == 0
+    assert capsys.readouterr().out == (ROOT / "docs/rules.md").read_text()
+    assert all(rule.words.endswith(".") for rule in rules.RULES)
+
+
+def test_a_clock_that_is_set_during_a_run_is_noted_and_fails_no_honest_log(check, tmp_path):
+    path = make_log(tmp_path / "log.txt", "--seeds 0 1 2", clock_step=-3600)
+    end = json.loads(path.read_text().splitlines()[-1][6:].rsplit(" #", 1)[0])
+    assert end["clock_step"] == -3600 and end["seconds"] > 400
+    assert check(path) == (0, [])
+    pieces = parts(path.read_text())
+    fields("@ end", lambda data: data.update(seconds=100.0))(pieces)
+    assert [rule for _, rule, _ in check(text=rechain(pieces))[1]] == ["clock"]
