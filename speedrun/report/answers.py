@@ -229,6 +229,7 @@ def plan(looks: list[int], *, margin: float | None = None, difference: float | N
     if difference is not None:
         effect, of = difference, planning.difference_sd(sd, correlation or 0.0)
     found = planning.plan(looks, effect, of, alpha, spending)
+    found["t_test"] = planning.by_t_test(found, effect, of)
     return dict(found, margin=margin, difference=difference, correlation=correlation, sd=sd)
 
 
@@ -248,4 +249,7 @@ def plan_lines(found: dict) -> list[str]:
         f"power {found['power']:.3f}; seeds run on average: {found['expected_alternative']:.1f} if the "
         f"truth is {effect:g}, {found['expected_null']:.1f} if it is 0; one look of that power takes "
         f"{found['fixed']}",
+        f"with the sd from the seeds, each look comparing the t-test's p with its nominal p: power "
+        f"{found['t_test']['power']:.2f}, error {found['t_test']['error']:.2g} ({found['t_test']['draws']} "
+        "simulated)",
         f"a test at alpha at each of these looks would be wrong with probability {found['naive_error']:.2g}"]

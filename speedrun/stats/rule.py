@@ -12,6 +12,7 @@ from scipy import special, stats
 from .intervals import DUST, _finite, mean_interval
 
 SIGMA = 0.0013                        # nats between seeds on fineweb-124m: modded-nanogpt track 3, README
+POOLED_SIGMA = 0.00111                # what its 32 public rows of 8 runs or more show, pooled
 KNOWN_SIGMA = {"fineweb-124m": SIGMA}  # other tracks estimate it from their own seeds
 MARGIN = 0.004                        # the same README: (target - mean) sqrt(n) must reach it
 CRITICAL = MARGIN / SIGMA             # as a z: 3.077
