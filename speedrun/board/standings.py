@@ -9,8 +9,11 @@ from speedrun.log.folder import FOLDER_NAME, SUFFIXES
 from speedrun.stats import intervals, rule
 from speedrun.stats.crossing import crossing_step
 from speedrun.text import printable
+from speedrun.verify.agreement import Seen, conflicts
 from speedrun.verify.claim import machine, track_series
 from speedrun.verify.folder import author, runs
+from speedrun.verify.history import history
+from speedrun.verify.names import can_ask
 from speedrun.verify.verdict import judge_record
 from tracks import TRACKS
 
@@ -28,6 +31,8 @@ class Entry:
     author: str | None
     machine: dict | None  # as verdict.machine, None where no time is claimed
     runs: set             # what identifies its runs: the same twice is a copy
+    seen: Seen            # what other records are compared with
+    why: str | None       # why it does not stand, agreement left out; None where it does
 
     @property
     def reached(self) -> bool:
@@ -39,8 +44,8 @@ class Board:
     """The records of a folder by what becomes of them."""
 
     entries: list[Entry]      # on the board
-    failures: dict[str, str]  # folder -> why it does not stand
-    left_out: dict[str, str]  # folder -> why a record that stands is on no board
+    failures: dict[str, str]  # folder -> why it does not verify
+    left_out: dict[str, str]  # folder -> why a record that verifies does not stand
 
 
 ########################################
@@ -62,7 +67,9 @@ def record_folders(root: Path) -> list[Path]:
 
 
 def read_board(root: Path) -> Board:
-    """Verify every record at and below `root`."""
+    """Verify every record at and below `root`. Refusal where it cannot be known of any whether it stands."""
+    if missing := history().missing or (None if can_ask() else "torch is missing: run scripts/setup.sh"):
+        raise Refusal(f"no record is known to stand: {missing}")
     folders = record_folders(root)
     paths = [folder.relative_to(root).as_posix() for folder in folders]
     if len(folders) < MANY:
@@ -76,15 +83,14 @@ def read_board(root: Path) -> Board:
             board.failures[path] = entry
         elif copied := sorted(owners[run] for run in entry.runs if run in owners):
             board.failures[path] = f"a run in it is one of {copied[0]}: a run counts once"
-        elif not entry.claim["board"]:
-            custom = entry.claim["track"] == "custom"
-            board.left_out[path] = "a custom track" if custom else (
-                "forked from another run" if entry.claim["forked"] else
-                "a recipe overridden on the command line")
+        elif entry.why:
+            board.left_out[path] = entry.why
         else:
             board.entries.append(entry)
         if path not in board.failures:
             owners |= dict.fromkeys(entry.runs, path)
+    board.left_out |= conflicts([entry.seen for entry in board.entries])
+    board.entries = [entry for entry in board.entries if entry.path not in board.left_out]
     return board
 
 
@@ -102,7 +108,7 @@ def _enter(folder: Path, path: str) -> Entry:
     if len(parts) != 2 or not FOLDER_NAME.fullmatch(parts[1]) or not path.isprintable():
         raise Refusal("a record's folder is records/TRACK/YYYY-MM-DD_RECIPE")
     verdict = judge_record(folder)
-    if not verdict.stands:
+    if not verdict.verifies:
         first, *rest = verdict.failures
         more = f", and {len(rest)} more" if rest else ""
         raise Refusal(f"{Path(first.path).name}:{first.line}: {first.rule}: {first.what}{more}")
@@ -114,7 +120,7 @@ def _enter(folder: Path, path: str) -> Entry:
     series = {seed: points for log in logs for seed, points in track_series(log).items()}
     date = max(log.header["started"] for log in logs)[:10]
     of = None if claim["no_time"] else machine(logs[0])
-    return Entry(path, claim, series, date, author(folder), of, runs(logs))
+    return Entry(path, claim, series, date, author(folder), of, runs(logs), Seen.of(path, logs), verdict.why)
 
 
 ########################################
