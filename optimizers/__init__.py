@@ -6,6 +6,9 @@
 or, for a whole model whose parameters are named as train_gpt.py's are:
 
     for optimizer in build_optimizers(model, RECIPES["aurora"]): ...
+
+README.md is the manual. These names are for all, and of the modules diagnostics.diagnose, recipe.with_field,
+recipes.add, finite.HostCopy, stack.stacks_of, and what a stage is made with (stage.py).
 """
 from .aurora import Aurora, BalancedPolar
 from .balance import balanced_polar

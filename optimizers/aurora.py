@@ -66,7 +66,7 @@ class BalancedPolar(Stage):
         D = ctx.state["row_scale"] if by_rows else ctx.state["row_scale"].mT
         D = torch.where(D > 0, D, 1 / norm)
         U = polar(D * G, self.method, PRECISIONS[self.precision])
-        alive = norm > 1e-8  # a zero row says nothing about its scale: it starts anew when it has a gradient
+        alive = norm > 1e-8  # a zero row says nothing about its scale: it starts again when it has a gradient
         log = torch.where(alive, (D * correction(U, self.beta)).log(), 0)
         log = log - log.sum(dim=(-2, -1), keepdim=True) / alive.sum(dim=(-2, -1), keepdim=True).clamp(min=1)
         D = torch.where(alive, log.exp(), 0)

@@ -1,12 +1,12 @@
-"""Polar factors whose long side is evened out: the maps behind Aurora, by the schedule they run on.
+"""Polar factors whose long side is evened out: the maps of Aurora, by the schedule they run on.
 
 A tall U with U'U = I has row norms that square to the leverage scores of its column space and sum to its
 number of columns. Aurora scales the rows of G by D > 0 so that polar(D G) has rows of equal norm sqrt(n/m).
 
 schedule   | polars | FLOPs, 3072x768 | the map
 -----------|--------|-----------------|----------------------------------------------------------------
-restart    | K      | K x Muon's      | D_0 = 1/|G_i|, D <- D (n/m / |U_i|^2)^beta, U = polar(D G) anew
-polish     | 1      | Muon's 12 steps | as restart, but each polar goes on from the last one's U
+restart    | K      | K x Muon's      | D_0 = 1/|G_i|, D <- D (n/m / |U_i|^2)^beta, U = polar(D G) again
+polish     | 1      | Muon's 12 steps | as restart, but each polar continues from the last one's U
 warm       | 1      | Muon's          | D of the step before, corrected once a step by the same rule
 algorithm3 | K      | K x Muon's      | r = |X_i|, D <- D^beta r^(1-beta), X <- polar(X / D); D = I at first
 

@@ -24,8 +24,8 @@ class Contra(Stage):
     """p = inner(update);  update <- p - strength update / sigma_1(update), scaled back to |p|_F.
 
     It lowers the large singular values of the step: sigma of the momentum relative to its largest one, times
-    `strength`, is taken off. inner: the stage that orthogonalises, Polar or BalancedPolar. Stands before the
-    aspect scale. Source: modded-nanogpt's track 3, rows 11 and 17 (c = .4, which is strength .2 here).
+    `strength`, is taken off. inner: the stage that orthogonalises, Polar or BalancedPolar. The aspect scale
+    comes after it. Source: modded-nanogpt's track 3, rows 11 and 17 (c = .4, which is strength .2 here).
     """
 
     inner: Stage

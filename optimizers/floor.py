@@ -12,7 +12,7 @@ class UpdateFloor(Stage):
     """The u/w-floor: update * max(1, floor |W|_F / |update|_F); nothing happens to a zero weight or update.
 
     Takes the place of weight decay: a weight that outgrows its update gets larger ones. floor .35 is that of
-    modded-nanogpt's track 3, rows 9 to 28 (.3825 from row 29 on). Stands behind the aspect scale.
+    modded-nanogpt's track 3, rows 9 to 28 (.3825 from row 29 on). It comes after the aspect scale.
     """
 
     floor: float = 0.35

@@ -1,4 +1,4 @@
-"""NorMuon and U-NorMuon: Muon whose rows are evened out behind the polar, at the price of orthogonality."""
+"""NorMuon and U-NorMuon: Muon whose rows are evened out after the polar, at the price of orthogonality."""
 from dataclasses import dataclass
 
 import torch
@@ -56,7 +56,7 @@ class RowVariance(Stage):
 class RowNorm(Stage):
     """update_i <- update_i (sqrt(cols/rows) / |update_i|)^exponent on the side the group's `balance` names.
 
-    Behind a polar, with exponent 1, it makes rows exactly even and leaves the columns no longer orthonormal
+    After a polar, with exponent 1, it makes rows exactly even and leaves the columns no longer orthonormal
     (U-NorMuon); before one it is a row scaling of the momentum (MuonEq). Norms are relative to the matrix's
     mean row norm sqrt(cols/rows) of an orthonormal update; columns of a wide matrix by transposition; a side
     that is not named, a square matrix and a zero row stay as they are.
@@ -78,7 +78,7 @@ class RowNorm(Stage):
 
 
 class NorMuon(MatrixOptimizer):
-    """NorMuon: Muon with a second moment per row behind the polar.
+    """NorMuon: Muon with a second moment per row after the polar.
 
         M, u as Muon's;   O = RowVariance(polar(u))
         form "track3":  W <- (1 - lr wd) W - lr sqrt(max(1, rows/cols)) O      one v per long-side index
@@ -93,14 +93,14 @@ class NorMuon(MatrixOptimizer):
                  form="track3", polar="quintic12", process_group=None, precision=None):
         if form not in FORMS:
             raise ValueError(f"NorMuon: unknown form {form!r}; known: {', '.join(FORMS)}")
-        behind = ((RowVariance(beta2, "long"), AspectScale()) if form == "track3" else
-                  (RowVariance(beta2, "rows"), RootMeanSquare(0.2)))
-        chain = (Nesterov(nesterov), Polar(polar, precision), *behind, Decay())
+        after = ((RowVariance(beta2, "long"), AspectScale()) if form == "track3" else
+                 (RowVariance(beta2, "rows"), RootMeanSquare(0.2)))
+        chain = (Nesterov(nesterov), Polar(polar, precision), *after, Decay())
         super().__init__(params, chain, lr, weight_decay, momentum, process_group=process_group)
 
 
 class UNorMuon(MatrixOptimizer):
-    """U-NorMuon: rows of a tall matrix are scaled to sqrt(cols/rows) behind the polar; others are Muon's.
+    """U-NorMuon: rows of a tall matrix are scaled to sqrt(cols/rows) after the polar; others are Muon's.
 
         M, u as Muon's;   O_i = polar(u)_i sqrt(cols/rows) / |polar(u)_i|
         W <- (1 - lr wd) W - lr sqrt(max(1, rows/cols)) O

@@ -1,7 +1,7 @@
 """Wrappers: what acts on all parameters at once, around the optimizers. The trainer's calls:
 
     before_forward()   at the start of a training step, once the learning rates are set
-    after_step()       behind the optimizers' steps
+    after_step()       after the optimizers' steps
     rewind()           in the place of after_step(), where a step that was begun is not taken
     readout()          a context manager around validation, in which the weights are those to be read out
 
@@ -60,7 +60,7 @@ class EmaNesterov(Wrapper):
     """Nesterov's look ahead along a moving average of whole steps, over all parameters:
 
         before the forward pass, at steps first <= t < last:   W <- W + strength (lr / lr_peak) m
-        behind the step:   m <- decay m + (1 - decay) (W - W at the end of the step before)
+        after the step:    m <- decay m + (1 - decay) (W - W at the end of the step before)
 
     The gradient is taken at, and the step starts from, the weights looked ahead; lr / lr_peak is that of the
     first optimizer's first group. Averages in float32, for float64 weights in float64.
@@ -105,9 +105,9 @@ class EmaNesterov(Wrapper):
 class TailAverage(Wrapper):
     """Validation reads (1 - weight) W + weight A, where A is a moving average of W from step `first` on:
 
-        A = W at step `first` (behind the first step for 0), then   A <- A + (W - A) / horizon
+        A = W at step `first` (after the first step for 0), then   A <- A + (W - A) / horizon
 
-    over every parameter but the embedding's. Training goes on from W.
+    over every parameter but the embedding's. Training continues from W.
     Source: modded-nanogpt's track 3, row 45 (first 2,000, horizon 150 steps, weight .6).
     """
 

@@ -30,7 +30,7 @@ class Evidence:
     against: dict | None       # rule.exchange with it
 
     def around(self, count: int) -> list[dict]:
-        """The rule's figures at the claimed step and at `count` validations before and behind it."""
+        """The rule's figures at the claimed step and at `count` validations before and after it."""
         steps = rule.common_steps(self.series)
         at = steps.index(self.official["step"])
         return [figures(self.series, step) for step in steps[max(0, at - count):at + count + 1]]

@@ -93,7 +93,7 @@ matrices = ChainOptimizer(
 class Section:
     title: str
     indent: str
-    start: int   # of what stands under the box
+    start: int   # of what is under the box
     end: int     # where the next box, or the file, ends it
 
 
@@ -114,13 +114,13 @@ def replaced_sections(text: str) -> tuple[Section, Section]:
             raise Refusal(f"the section {title!r} {printable(found)}; name a copy of {UPSTREAM}")
     optimizer, hyperparameters = (sections[titles.index(t)] for t in (OPTIMIZER, HYPERPARAMETERS))
     if optimizer.start > hyperparameters.start:
-        raise Refusal(f"the section {OPTIMIZER!r} stands behind {HYPERPARAMETERS!r}; name a copy of "
+        raise Refusal(f"the section {OPTIMIZER!r} comes after {HYPERPARAMETERS!r}; name a copy of "
                       f"{UPSTREAM}")
     return optimizer, hyperparameters
 
 
 def export(text: str, recipe: Recipe, root: Path) -> str:
-    """The script `text` with both sections replaced by those of `recipe`, whose modules stand under `root`.
+    """The script `text` with both sections replaced by those of `recipe`, whose modules are under `root`.
 
     Refusal where the recipe cannot be held in these sections or the script does not have them.
     """
@@ -179,7 +179,7 @@ def _trial_variable(tree: ast.Module, line: int) -> str:
         if isinstance(node, ast.For) and node.lineno <= line <= node.end_lineno and \
                 isinstance(node.target, ast.Name) and ast.unparse(node.iter).startswith("range("):
             return node.target.id
-    raise Refusal(f"the section {HYPERPARAMETERS!r} does not stand in a loop over trials; name a copy of "
+    raise Refusal(f"the section {HYPERPARAMETERS!r} is not in a loop over trials; name a copy of "
                   f"{UPSTREAM}")
 
 

@@ -109,7 +109,7 @@ class _Gatherer:
         return module
 
     def in_order(self) -> list[Module]:
-        """The modules that were read, each behind those that it imports."""
+        """The modules that were read, each after those that it imports."""
         found: dict[str, Module] = {}
 
         def visit(module: Module, above: tuple) -> None:
@@ -188,7 +188,7 @@ def gather(root: Path, wanted: list[tuple[str, str]], tables: Collection = (),
             for name in bindings([node]):
                 if owners.setdefault(name, module.path) != module.path:
                     raise Refusal(f"{owners[name]} and {module.path} both define {name}; rename one, so "
-                                  "that they can stand in one file")
+                                  "that both fit into one file")
         if nodes:
             texts = [_table(module.lines, node, gatherer.words) if node in gatherer.tables_of(module) else
                      _verbatim(module.lines, node) for node in nodes]

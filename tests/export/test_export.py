@@ -147,7 +147,7 @@ def test_recipes_that_cannot_be_exported(upstream, monkeypatch, capsys, change, 
 @pytest.mark.parametrize("old, new, says", [
     ("#              Optimizer               #", "# Muonizer #", "'Optimizer' is not there"),
     ("#                Setup                 #", "# Optimizer #", "'Optimizer' is there twice"),
-    ("for _ in range(num_trials):", "if num_trials:", "does not stand in a loop over trials"),
+    ("for _ in range(num_trials):", "if num_trials:", "is not in a loop over trials"),
     ("num_trials = int(sys.argv[-1])", "num_trials = ", "is not Python without these two sections"),
     ("num_trials = int(sys.argv[-1])", "num_trials = \\0", "is not Python without these two sections"),
     ("def print0(s", "def log0(s", "lack or lose print0"),
@@ -324,6 +324,6 @@ def test_a_table_whose_rows_are_all_used_is_whole(with_tables):
     (dict(b="def B():\n    from .a import A\n    return A"), "inside a definition"),
     (dict(b="def B():\n    import p.a\n    return p.a.A"), "inside a definition"),
     (dict(b="from .a import B"), "p/a.py defines no B")])
-def test_what_cannot_stand_in_one_file(package, files, says):
+def test_what_does_not_fit_into_one_file(package, files, says):
     with pytest.raises(Refusal, match=says):
         package(**files)
