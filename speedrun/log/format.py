@@ -71,7 +71,7 @@ class Log:
     """What a log says, and what is wrong: `problems` holds (line, what), empty for a consistent log.
 
     A log of modded-nanogpt has no header, no hashes, no declared seeds and no status: `foreign` then holds
-    what it says of itself (records/modded.py), and `series` its trials by number.
+    what it says of itself (upstream.py), and `series` its trials by number.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""The header of a record log: its shape, and what its command asked for."""
+"""The header of a record log: its shape."""
 import math
 import re
 

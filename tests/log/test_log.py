@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speedrun.cli import Refusal
-from speedrun.log.folder import lock_folder
+from speedrun.log.folder import CHECKPOINT, checkpoint_name, lock_folder, logs_in, the_log
 from speedrun.log.reader import read_log
 from speedrun.log.writer import LogWriter
 
@@ -133,6 +133,19 @@ def test_a_folder_is_locked_until_its_run_ends(tmp_path):
         lock_folder(tmp_path)
     lock.close()
     lock_folder(tmp_path).close()
+
+
+def test_the_names_in_a_folder(tmp_path):
+    name = checkpoint_name(2, 1250)
+    found = [CHECKPOINT.fullmatch(f"{name}.{end}").groups() for end in ("pt", "json")]
+    assert found == [("002", "0001250")] * 2
+    write(tmp_path)
+    (tmp_path / "log.txt.gz").touch()
+    assert logs_in(tmp_path) == [tmp_path / "log.txt"] == [the_log(tmp_path)]
+    assert logs_in(tmp_path / "x") == []
+    write(tmp_path / "b").rename(tmp_path / "b.txt")
+    with pytest.raises(Refusal, match="holds 2 logs"):
+        the_log(tmp_path)
 
 
 def test_a_log_is_never_overwritten(tmp_path):
