@@ -10,6 +10,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from speedrun.cli import need
+
+need("numpy", "scipy", "torch")
+
 from speedrun import ROOT
 from speedrun.cli import Parser, Refusal, command, print_json
 from speedrun.experiments.challenge import challenge_record, read_challenge, unlike, write

@@ -18,7 +18,7 @@ from pathlib import Path
 from speedrun import launch
 from speedrun.cli import Refusal
 from speedrun.log import git
-from speedrun.log.folder import SUFFIXES
+from speedrun.log.folder import SUFFIXES, logs_in
 from speedrun.log.format import Log, now
 from speedrun.log.reader import read_log
 from speedrun.log.run import LoggedRun
@@ -123,7 +123,8 @@ def training_words(folder: Path, challenge: Challenge, data_dir: Path, log_dir: 
     return ["env", "-i", *kept, sys.executable, "-E", "-s", "-B", str(folder / "train_gpt.py"),
             f"--track={run.track.name}", f"--recipe={run.recipe.name}", f"--seeds={challenge.seed}",
             f"--steps={challenge.steps}", f"--device={run.header['hardware']['device']}",
-            *["--fast"] * run.command.args.fast, "--data-dir", str(data_dir), "--log-dir", str(log_dir)]
+            *run.command.training(track=None, recipe=None, seeds=None, device=None).words,
+            "--data-dir", str(data_dir), "--log-dir", str(log_dir)]
 
 
 ########################################
@@ -144,7 +145,7 @@ def train(challenge: Challenge, commit: str, history: History, data_dir: Path,
         code, why = launch.run(words, top, on_line)
         if code:
             raise Refusal(f"the challenge could not be trained with the harness of {commit[:10]}: {why}")
-        again = read_log(next((top / "log").glob("*.txt")))
+        again = read_log(logs_in(top / "log")[0])
         return {point.step: point.val_loss for point in again.series[challenge.seed]}, how
     finally:
         remove(top)

@@ -9,7 +9,7 @@ from scripts import compare, fork, replay, verify
 from speedrun import ROOT, launch
 from speedrun.bench import against
 from speedrun.cli import Refusal
-from speedrun.experiments import sweep
+from speedrun.experiments import challenge, sweep
 from speedrun.experiments.variants import read_variant
 from speedrun.log import command
 from speedrun.log.command import Command, Flag
@@ -101,6 +101,14 @@ def test_both_sides_of_a_comparison_keep_it(tmp_path, started):
         assert compare.main(words) == 1
     assert [(run.args.made_up, run.args.recipe, run.args.seeds) for run in started] == [
         (0.5, "aurora", [0]), (None, "muon", [0])]
+
+
+def test_a_challenge_keeps_it(tmp_path):
+    log = make_log(tmp_path / "log.txt", "--recipe muon --seeds 3 --fast --made-up 0.5")
+    words = challenge.training_words(tmp_path, challenge.read_challenge(log), tmp_path, tmp_path / "log")
+    run = Command(words[words.index(str(tmp_path / "train_gpt.py")) + 1:])
+    assert run.wrong is None and run.overrides == (("recipe", "steps", "25"),)
+    assert (run.args.made_up, run.args.fast, run.args.recipe, run.args.seeds) == (0.5, True, "muon", [3])
 
 
 def test_a_benchmark_keeps_it(tmp_path, started):
