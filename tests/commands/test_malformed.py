@@ -29,8 +29,8 @@ FILES = sorted(path for folder in ("scripts", "data", "tests/bench") for path in
 COMMANDS = ["train_gpt.py", "speedrun/training/needs.py",
             *(str(path.relative_to(ROOT)) for path in FILES if "\n@command\n" in path.read_text())]
 # A fix is a command, an option, a near name, or what to do.
-FIX = re.compile(r"--\w|`|did you mean|known:|is true or false|\b(run|give|choose|name|mend|free|fetch|make|"
-                 r"leave|must|take|needs?|lies?|see|write|at least|start|use|unset)\b")
+FIX = re.compile(r"--\w|`|did you mean|known:|is true or false|\b(run|give|choose|name|mend|fix|free|fetch|"
+                 r"make|leave|must|take|needs?|lies?|see|write|at least|start|use|unset)\b")
 
 
 def ask(path, words):

@@ -1,34 +1,21 @@
 """Without the packages that scripts/setup.sh installs, every script answers with one line in its own name."""
 import re
-import subprocess
-import sys
 
 import pytest
 
 from speedrun import ROOT
+from tests.support.fewer_packages import without
 
 pytestmark = pytest.mark.process
 
 SCRIPTS = ["train_gpt.py", *sorted(str(path.relative_to(ROOT)) for folder in ("scripts", "data")
                                    for path in (ROOT / folder).glob("*.py")
                                    if "\n@command\n" in path.read_text())]
-WITHOUT = """
-import importlib.machinery, runpy, sys
-class Fewer(importlib.machinery.PathFinder):
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        return None if name.split(".")[0] in {hidden} else super().find_spec(name, path, target)
-sys.meta_path[:] = [Fewer if finder is importlib.machinery.PathFinder else finder for finder in sys.meta_path]
-sys.argv[:] = [{script!r}, "--help"]
-sys.path.insert(0, {root!r})
-runpy.run_path({script!r}, run_name="__main__")
-"""
 
 
 def answer(script: str, *hidden: str):
     """The answer of a script's --help as a process that has not these packages."""
-    code = WITHOUT.format(hidden=hidden, script=str(ROOT / script), root=str(ROOT))
-    return subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True, timeout=60)
+    return without(hidden, script, "--help")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
