@@ -120,7 +120,7 @@ def _fresh_name(name: str, recipes: list[RecipeRuns]) -> str:
 
 
 def no_time(logs: list[Log]) -> str | None:
-    if any(kind == "resume" for log in logs for _, kind, _ in log.events):
+    if any(log.resumed for log in logs):
         return "a run was resumed, and its clock is then no measure of it"
     if any(machine(log) != machine(logs[0]) for log in logs):
         return "the runs are of different machines, which differ more than optimizers do"
@@ -133,8 +133,8 @@ def no_time(logs: list[Log]) -> str | None:
 def span(log: Log) -> tuple[datetime, datetime]:
     """When a run started and when it ended, as its log says. Refusal where it does not."""
     try:
-        ended = next(data["ended"] for _, kind, data in log.events if kind == "end")
-        return tuple(datetime.fromisoformat(t).astimezone() for t in (log.header["started"], ended))
+        times = log.header["started"], log.last("end")["ended"]
+        return tuple(datetime.fromisoformat(t).astimezone() for t in times)
     except (KeyError, TypeError, ValueError, OverflowError):
         raise Refusal(f"{printable(log.path)} does not say when its run started and ended; see "
                       "scripts/verify.py") from None

@@ -88,9 +88,9 @@ def diagnostics(logs: list[Log]) -> dict:
     """step -> seed -> the `diagnostics` event (optimizers/diagnostics.py); {} for logs without."""
     found: dict = {}
     for log in logs:
-        for _, kind, data in log.events:
+        for _, data in log.of_kind("diagnostics"):
             step, seed = data.get("step"), data.get("seed")
-            if kind == "diagnostics" and type(step) is type(seed) is int and step >= 0:
+            if type(step) is type(seed) is int and step >= 0:
                 found.setdefault(step, {})[seed] = data
     return dict(sorted(found.items()))
 

@@ -205,7 +205,7 @@ def _software(log: Log) -> str:
              if isinstance(version, str | int)]
     if isinstance(settings := log.header.get("settings"), dict):
         found += [f"{name}={value}" for name, value in settings.items()]
-    warmup = next((data for _, kind, data in log.events if kind == "warmup"), {})
+    warmup = log.last("warmup")
     if isinstance(attention := warmup.get("attention"), str):
         found.append(f"attention by {attention}")
     return ", ".join(found + ["compiled"] * (warmup.get("compiled") is True))

@@ -48,7 +48,7 @@ class RecipeRuns:
     @property
     def forked(self) -> bool:
         """Whether a log starts from another run's checkpoint: then these runs claim no official step."""
-        return any(kind == "fork" for log in self.logs for _, kind, _ in log.events)
+        return any(log.forked for log in self.logs)
 
     @property
     def sigma(self) -> float | None:

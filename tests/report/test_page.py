@@ -31,15 +31,15 @@ def test_the_page_needs_nothing_else_and_is_accessible(made, tmp_path):
     assert found.of("html")[0]["lang"] == "en" and found.of("title") and len(found.of("h1")) == 1
     assert {"charset", "name", "http-equiv"} <= {key for meta in found.of("meta") for key in meta}
     charts = [svg for svg in found.of("svg") if svg.get("role") == "img"]
-    assert len(charts) == 4 and all(len(svg["aria-label"]) > 40 for svg in charts)
+    assert len(charts) == 8 and all(len(svg["aria-label"]) > 40 for svg in charts)
     assert all(svg.get("aria-hidden") == "true" for svg in found.of("svg") if svg not in charts)
     assert len(found.of("caption")) == len(found.of("table")) and all("scope" in th for th in found.of("th"))
     ids = [a["id"] for _, a in found.tags if "id" in a]
-    assert len(ids) == len(set(ids)) == 4
+    assert len(ids) == len(set(ids)) == 8
     assert ("muon ends 0.1100 nats above aurora (95 % 0.0852 to 0.1348, paired by seed, p = 0.0027)."
             in found.text)
     for words in ("Loss by step", "At the target", "Loss by seconds", "Loss minus that of aurora",
-                  "mean crossing step", "hold no diagnostics", "BalancedPolar", "git commit",
+                  "mean crossing step", "Dead by activation", "BalancedPolar", "git commit",
                   "attention by flash_attention", read_log(made / "muon.txt").header["sha256"]["code"][:12]):
         assert words in found.text
 
@@ -54,6 +54,18 @@ def test_diagnostics_by_step_where_the_logs_have_them(made, tmp_path):
                          ("Dead by leverage", "25"), ("Dead by activation", "1")):
         assert title in found.text and f"muon, step 300: {value} " in found.text  # one layer has no momentum
     assert "blocks.attn.q 0.25 0.5 0.125 - - -" in found.text
+
+
+def test_logs_without_diagnostics_are_told(made, tmp_path):
+    for name in ("muon", "aurora"):
+        pieces = parts((made / f"{name}.txt").read_text())
+        (tmp_path / f"{name}.txt").write_text(
+            rechain([piece for piece in pieces if not piece[0].startswith("@ diagnostics ")]))
+    found = make([tmp_path / "muon.txt", tmp_path / "aurora.txt"], tmp_path / "out")
+    assert "The logs of muon, aurora hold no diagnostics." in found.text
+    assert len([svg for svg in found.of("svg") if svg.get("role") == "img"]) == 4
+    found = make([made / "muon.txt", tmp_path / "aurora.txt"], tmp_path / "some")
+    assert "The logs of aurora hold no diagnostics." in found.text and "Dead by leverage" in found.text
 
 
 def test_the_metrics_are_those_that_a_run_measures():
