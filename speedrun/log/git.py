@@ -24,4 +24,4 @@ def ask(root: Path, *words: str, seconds: float = 60, text: str | None = None) -
 def is_clone(root: Path) -> bool:
     """Whether `root` is the top of a clone: a copy without .git inside another repository is none."""
     top = ask(root, "rev-parse", "--show-toplevel")
-    return bool(top) and Path(top).resolve() == Path(root).resolve()
+    return bool(top and Path(top).resolve() == Path(root).resolve())

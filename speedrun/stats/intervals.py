@@ -86,7 +86,8 @@ def rank_correlation(pairs: list) -> dict | None:
     test, n = stats.spearmanr(*zip(*pairs)), len(pairs)
     r, p = float(test.statistic), float(test.pvalue)
     if n <= MOST_EXACT:
-        p = _exact_p(*(stats.rankdata(values) for values in zip(*pairs)), r)
+        x, y = (stats.rankdata(values) for values in zip(*pairs))
+        p = _exact_p(x, y, r)
     z, half = math.atanh(min(max(r, -0.9999), 0.9999)), 1.96 * math.sqrt((1 + r * r / 2) / (n - 3))
     return dict(n=n, mean=r, low=math.tanh(z - half), high=math.tanh(z + half), p=p)
 
