@@ -49,7 +49,7 @@ def diagnose(error: Exception) -> tuple[str, bool]:
     first_line = (str(error).splitlines() or [""])[0]
     if type(error).__name__ in ("InvalidURL", "UnsupportedProtocol"):
         endpoint = os.environ.get("HF_ENDPOINT")
-        return f"HF_ENDPOINT={endpoint} is no address ({first_line}); mend or unset it", False
+        return f"HF_ENDPOINT={endpoint} is no address ({first_line}); fix or unset it", False
     if isinstance(error, errors.HTTPError):
         return (f"no connection to the hub ({type(error).__name__}: {first_line}); check the network, "
                 "the proxy and HF_ENDPOINT, and run this again"), True

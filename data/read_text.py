@@ -53,15 +53,15 @@ def text_of(line: bytes, label: str, field: str) -> str:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         reason = str(error).replace("\n", " ")[:120]
-        raise Refusal(f"{label}: not JSON ({reason}); mend or remove this line") from None
+        raise Refusal(f"{label}: not JSON ({reason}); fix or remove this line") from None
     if not isinstance(row, dict):
         raise Refusal(f"{label}: a JSON {type(row).__name__}, not an object with a field {field!r}; "
-                      "mend or remove this line")
+                      "fix or remove this line")
     if field not in row:
         raise Refusal(f"{label}: no field {field!r}, {near(field, row)} (--text-field names it)")
     if not isinstance(row[field], str):
         raise Refusal(f"{label}: the field {field!r} is a {type(row[field]).__name__}, not text; "
-                      "mend this line or choose another --text-field")
+                      "fix this line or choose another --text-field")
     return row[field]
 
 

@@ -109,8 +109,8 @@ def fetch_words(track, steps: int) -> str:
 
 def inspect(paths: list[Path], vocab_size: int, pinned: dict | None = None, fix: str = "") -> list[dict]:
     """Name, token count and sha256 of each shard, read whole. Refusal for token ids outside the vocabulary,
-    and for a shard that is none of `pinned` {name: sha256} where the track pins them; `fix` makes the right
-    ones.
+    and for a shard that is not one of `pinned` {name: sha256} where the track pins them; `fix` makes the
+    right ones.
 
     One thread a shard: hashing and numpy release the lock, so this runs at the speed of the disk.
     """
@@ -120,7 +120,7 @@ def inspect(paths: list[Path], vocab_size: int, pinned: dict | None = None, fix:
         if top >= vocab_size:
             where = int(np.argmax(tokens >= vocab_size))
             raise Refusal(f"{path}: token {int(tokens[where])} at position {where} is outside the "
-                          f"vocabulary of {vocab_size}: another tokenizer made these shards; mend --data-dir")
+                          f"vocabulary of {vocab_size}: another tokenizer made these shards; fix --data-dir")
         digest = sha256_of(path)
         if pinned and pinned.get(Path(path).name) != digest:
             raise Refusal(f"{path} is not the shard that the track pins by this name; delete it and {fix}")
@@ -168,7 +168,7 @@ class TokenStream:
         return window[:-1].reshape(-1, self.context), window[1:].reshape(-1, self.context)
 
     def _read(self, shard: int, pos: int) -> np.ndarray:
-        """This rank's tokens of a batch. Read and not mapped: a page of a map behind the end of a file that
+        """This rank's tokens of a batch. Read and not mapped: a page of a map after the end of a file that
         shrank kills the process without a word."""
         path, state = self.paths[shard], "is gone"
         try:
@@ -201,7 +201,7 @@ def open_streams(folder: Path, track, steps: int, rank: int, world_size: int, fi
 
     Refusal where shards are missing or broken, where an official track's are out of order, or where they
     hold too little for `steps` steps (a track that is not official may wrap) or for the validation; `fix` is
-    the command that mends it.
+    the command that fixes it.
     """
     found = {split: find_shards(folder, split) for split in ("train", "val")}
     for split, paths in found.items():

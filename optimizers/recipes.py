@@ -95,13 +95,13 @@ add(derive(
     balance=Balance(up="rows"), laptop=dict(lr=0.028, weight_decay=0.05)))
 
 add(derive(
-    "aurora", name="normuon", note="aurora's constants with NorMuon's second moment per row behind a plain "
+    "aurora", name="normuon", note="aurora's constants with NorMuon's second moment per row after a plain "
     "polar in place of its map (beta2 of track 3, row 10); not yet run on 8 GPUs",
     matrices=(Nesterov(), Polar("quintic12"), RowVariance(0.95), AspectScale(), Decay()),
     balance=Balance()))
 
 add(derive(
-    "aurora", name="unormuon", note="aurora's constants with rows scaled behind a plain polar in place of "
+    "aurora", name="unormuon", note="aurora's constants with rows scaled after a plain polar in place of "
     "its map (normuon.py: the form of the Aurora authors' blog, without moving average); not yet run on 8 "
     "GPUs", matrices=(Nesterov(), Polar("quintic12"), RowNorm(), AspectScale(), Decay())))
 

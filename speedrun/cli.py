@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 class Refusal(Exception):
-    """A stop that the person at the terminal can mend. `message` is one line: cause, cost, fix.
+    """A stop that the person at the terminal can fix. `message` is one line: cause, cost, fix.
 
     code: 1 for a failed check or run, 2 for wrong usage.
     everywhere: every rank raises the same refusal, so only one of them prints it.
@@ -94,7 +94,7 @@ def command(main):
             return 0
         except OSError as error:  # a full disk, a missing permission, a path that is a folder
             print(f"{name}: {error.strerror or error}: {error.filename or 'no file named'}; "
-                  "free the space or mend the path and run the command again", file=sys.stderr, flush=True)
+                  "free the space or fix the path and run the command again", file=sys.stderr, flush=True)
             return 1
         except RuntimeError as error:
             if type(error).__name__ != "OutOfMemoryError":  # torch's, which not every command imports

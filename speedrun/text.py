@@ -20,7 +20,7 @@ def printable(text, limit: int = 160) -> str:
 
 
 def source_text(path: Path) -> str:
-    """The text of a source file as a log holds it: with a newline behind its last line."""
+    """The text of a source file as a log holds it: with a newline after its last line."""
     text = path.read_text(encoding="utf-8")
     return text if text.endswith("\n") or not text else text + "\n"
 
@@ -56,7 +56,7 @@ def _unpack(data: bytes, suffix: str) -> bytes:
     if len(text) <= MAX_BYTES and not decoder.eof:
         raise EOFError("the compressed file is cut short")
     if decoder.unused_data:
-        raise EOFError("something is behind the end of the compressed log")
+        raise EOFError("something follows the end of the compressed log")
     return text
 
 

@@ -38,7 +38,7 @@ class Length:
 
     @classmethod
     def timing(cls, steps: int, tokens_per_step: int) -> "Length":
-        """A run that times `steps` steps behind the first window."""
+        """A run that times `steps` steps after the first window."""
         every = min(WINDOW, steps)
         return cls(every + steps, every, tokens_per_step)
 

@@ -137,8 +137,8 @@ def measure(plan: train_gpt.Plan, world: World, synthetic: bool, steps: int, par
 def losses(plan: train_gpt.Plan, world: World, synthetic: bool, steps: int) -> list[float]:
     """The mean training loss of each of the first `steps` steps of the plan's first seed, nats."""
     now = train_gpt.SeedRun(build(plan, world, synthetic)[0], plan.args.seeds[0])
-    behind = [now.step(step) for step in range(steps)]  # each gives the loss of the step before
-    return [*behind[1:], now.guard.raise_if_bad()]
+    later = [now.step(step) for step in range(steps)]  # each gives the loss of the step before
+    return [*later[1:], now.guard.raise_if_bad()]
 
 
 def parity(plan: train_gpt.Plan, world: World, synthetic: bool, steps: int) -> dict:

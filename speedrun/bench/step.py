@@ -148,14 +148,14 @@ def against(words: list[str], file: Path, steps: int, pairs: int, processes: int
 
 
 def enough_shards(plan, val_tokens: int) -> None:
-    """Refusal where the shards do not hold the steps of a run. Ours would begin them anew, on a custom track;
-    the other script would fail, after our run."""
+    """Refusal where the shards do not hold the steps of a run. Ours would begin them again, on a custom
+    track; the other script would fail, after our run."""
     plan = replace(plan, track=replace(plan.track, val_tokens=val_tokens))
     held, steps = len(open_streams(plan)[0]), plan.recipe.steps
     if held < steps:
         raise Refusal(f"the shards in {plan.data_dir} hold {held} batches of {plan.track.tokens_per_step} "
-                      f"tokens; a run takes {steps}, and the other script cannot begin them anew; give fewer "
-                      "--steps, or more shards")
+                      f"tokens; a run takes {steps}, and the other script cannot begin them again; give "
+                      "fewer --steps, or more shards")
 
 
 def ratio_lines(found: dict) -> list[str]:

@@ -21,8 +21,8 @@ SUBMITTING = """## Submitting
    overridden on the command line (`--steps 20`, `--recipe.lr 0.02`) has another name and is on no board.
 2. Declare the seeds and run, all in one log (`torchrun --standalone --nproc_per_node=8` for 8 GPUs):
    `python train_gpt.py --track TRACK --recipe RECIPE --seeds 0 1 2 3 4 --log-dir records/TRACK/DATE_RECIPE`
-3. Every declared seed counts, whatever it shows. An interrupted run goes on with `--resume` (its record makes
-   no claim about time) or is run again in an empty folder; it is never cut.
+3. Every declared seed counts, whatever it shows. An interrupted run is resumed with `--resume` (its record
+   makes no claim about time) or is run again in an empty folder; it is never cut.
 4. Pack the log: `xz records/TRACK/DATE_RECIPE/*.txt`. The date is like 2026-01-31.
 5. Optional, beside the log: `record.json` with `{"author": "your name"}`, a README.md, pictures (.png).
 6. `python scripts/verify.py records/TRACK/DATE_RECIPE` until it stands.
@@ -44,7 +44,7 @@ READING = """## How to read it
 - **Against the row above**: the difference in steps to the target (on `fineweb-124m` from the loss at the
   official step, 0.0045 nats being worth 100 steps; elsewhere of the crossing steps), or in final loss where
   there is no target or it is not reached; ± its 95 % interval; paired by seed where at least two seeds are
-  in both, r being their correlation. Not told apart: two-sided p >= .05.
+  in both, r being their correlation. No difference shown: two-sided p >= .05.
 - **Seconds** are of the training clock, to the official step, and compare within one machine only; even
   there they hold what else it did. For a ratio that stands: `python scripts/compare.py`."""
 
@@ -188,4 +188,4 @@ def versus(found: dict | None) -> str:
     half = (found["high"] - found["low"]) / 2  # of a t-interval: as far on either side
     side = later if found["mean"] > 0 else earlier
     said = f"{abs(found['mean']):.{digits}f}±{half:.{digits}f} {found['unit']} {side}"
-    return f"{said}<br>{'' if found['p'] < 0.05 else 'not told apart, '}{seen}"
+    return f"{said}<br>{'' if found['p'] < 0.05 else 'no difference shown, '}{seen}"

@@ -5,11 +5,11 @@
     @ run {command, track, recipe, seeds, versions, settings, hardware, data, git} #...
     @ warmup {...} #...        @ seed {"seed": 0, ...} #...
     step:<step>/<steps> val_loss:<nats> train_time:<s>s step_avg:<ms>ms seed:<k> #...
-    @ checkpoint {...} #...    @ resume {...} #...    (where a run that stopped goes on, behind its `end`)
-    @ fork {trunk, sha256, step, seconds} #...    (behind `run`: it goes on from that log's checkpoint)
+    @ checkpoint {...} #...    @ resume {...} #...    (where a run that stopped is resumed, after its `end`)
+    @ fork {trunk, sha256, step, seconds} #...    (after `run`: it continues from that log's checkpoint)
     @ end {"status": "complete", ...} #...
 
-The hash behind an event is the start of sha256(hash of the event before it + the line), so an edit, a splice
+The hash after an event is the start of sha256(hash of the event before it + the line), so an edit, a splice
 or a dropped line is found; a source's lines are covered by the sha256 in its event. Whoever edits a log can
 compute the hashes again: they show that a log is consistent, only a replay shows that it is true. A log
 without an `end` event is incomplete. The `step:` lines stand at column 0, as modded-nanogpt's own parser
@@ -34,7 +34,7 @@ STEP = re.compile(rf"step:{WHOLE}/{WHOLE} val_loss:([0-9]{{1,9}}\.[0-9]{{5}}|nan
 
 
 def link(before: str, line: str) -> str:
-    """The 16 hex digits behind `line`, given those behind the event before it ("" at the start)."""
+    """The 16 hex digits after `line`, given those after the event before it ("" at the start)."""
     return hashlib.sha256((before + line).encode()).hexdigest()[:16]
 
 

@@ -85,7 +85,7 @@ class _Reader:
         self.hash = self.log.last_hash = mark
         resumes = match[1] == "resume" and self.log.status != "complete"
         if self.log.status != "incomplete" and not resumes:
-            self.problem(number, "an event behind the end; the rest is not read")
+            self.problem(number, "an event after the end; the rest is not read")
             self.at = len(self.text)
             return
         if match.re is STEP:

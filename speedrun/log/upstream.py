@@ -35,7 +35,7 @@ def _number(text: str) -> float:
 
 
 def _points(text: str, start: int):
-    """(offset, Point) of each validation line behind `start`."""
+    """(offset, Point) of each validation line after `start`."""
     counted, line = 0, 1
     for match in LINE.finditer(text, start):
         pairs = dict(pair.split(":", 1) for pair in match[3].split() if ":" in pair)
@@ -78,8 +78,8 @@ def parse(text: str, path: Path) -> Log:
             log.series[trial] = []
         log.series[trial].append(point)
         before = point.step
-    behind = text[start:points[0][0]][:100_000] if points else ""
-    device, rows, torch = DEVICE.search(behind), SMI_ROW.findall(behind), TORCH.search(behind)
+    preamble = text[start:points[0][0]][:100_000] if points else ""
+    device, rows, torch = DEVICE.search(preamble), SMI_ROW.findall(preamble), TORCH.search(preamble)
     code = text[:separator.start()] if separator and start else None
     log.foreign = dict(code=hashlib.sha256(code.encode()).hexdigest() if code else None,
                        gpu=device[1].strip() if device else rows[0] if rows else None,

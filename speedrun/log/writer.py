@@ -30,7 +30,7 @@ class LogWriter:
 
     @classmethod
     def reopen(cls, path: Path, **about) -> "LogWriter":
-        """The log of a run that stopped, open for appending behind a `resume` event that holds `about`.
+        """The log of a run that stopped, open for appending after a `resume` event that holds `about`.
 
         An event that the stop tore is cut off first. Refusal where the log has other problems.
         """
@@ -49,7 +49,7 @@ class LogWriter:
         try:
             self.file = os.open(path, os.O_WRONLY | os.O_APPEND)
         except OSError as error:
-            raise Refusal(f"cannot write the log {path} ({error.strerror}); mend its permissions") from None
+            raise Refusal(f"cannot write the log {path} ({error.strerror}); fix its permissions") from None
         self.event("resume", time=now(), cut_bytes=len(data) - whole, **about)
         return self
 

@@ -70,7 +70,7 @@ def worker(device_type: str) -> None:
 
 class Workers:
     """`size` processes on this machine that do sum_over_ranks, started at once and asked later; a context
-    manager that leaves none behind."""
+    manager that ends them all."""
 
     def __init__(self, size: int, device_type: str):
         with socket.socket() as free:

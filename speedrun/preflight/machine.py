@@ -33,9 +33,9 @@ THROTTLING = {
     0x02: ("the application clocks are set", "run `sudo nvidia-smi -i {index} -rac`"),
     0x04: ("the power limit is reached", "raise it: run `sudo nvidia-smi -i {index} -pl WATTS`"),
     0x08: ("the hardware slows it down", "see why: run `nvidia-smi -q -d PERFORMANCE -i {index}`"),
-    0x20: ("it is too hot", "mend the cooling: run `nvidia-smi -q -d TEMPERATURE -i {index}`"),
-    0x40: ("it is far too hot", "mend the cooling: run `nvidia-smi -q -d TEMPERATURE -i {index}`"),
-    0x80: ("the power supply brakes it", "mend the supply: run `nvidia-smi -q -d POWER -i {index}`"),
+    0x20: ("it is too hot", "fix the cooling: run `nvidia-smi -q -d TEMPERATURE -i {index}`"),
+    0x40: ("it is far too hot", "fix the cooling: run `nvidia-smi -q -d TEMPERATURE -i {index}`"),
+    0x80: ("the power supply brakes it", "fix the supply: run `nvidia-smi -q -d POWER -i {index}`"),
 }
 
 
@@ -88,7 +88,7 @@ def torch_versions(plan, queried: tuple[list[dict], str]) -> list[Finding]:
         shown = ", ".join(f"{name} {found[name]}" for name in found if name not in ("python", "numpy"))
         fix = "try it first: run `python train_gpt.py --steps 20`" if plain in TESTED_TORCH else fix
         return [Finding("warn", "versions", f"{shown}: no GPU run of this code has been tested",
-                        "an error may come late, behind compilation and warm-up", fix)]
+                        "an error may come late, after compilation and warm-up", fix)]
     if plain not in TESTED_TORCH:
         known = " and ".join(TESTED_TORCH)
         return [Finding("warn", "versions", f"torch {torch_version} is untested; tested: {known}",

@@ -129,7 +129,7 @@ def other_programs(rows: list[dict]) -> list[Finding]:
 
 
 def folder(plan) -> list[Finding]:
-    """Whether the log can be written, and nobody else writes there. Leaves nothing behind."""
+    """Whether the log can be written, and nobody else writes there. Leaves no file."""
     wanted, fix = log_folder(plan), "choose another with `--log-dir DIR`"
     place = existing(wanted)
     try:
@@ -149,8 +149,8 @@ def folder(plan) -> list[Finding]:
 
 
 def tracker(plan) -> list[Finding]:
-    """wandb is imported only behind the warm-up, so it would be missed late."""
+    """wandb is imported only after the warm-up, so it would be missed late."""
     if not plan.args.wandb or importlib.util.find_spec("wandb"):
         return []
     return [Finding("stop", "wandb", "--wandb is given, but wandb is not installed",
-                    "the run would end behind its compilation", "run `pip install -r requirements.txt`")]
+                    "the run would end after its compilation", "run `pip install -r requirements.txt`")]

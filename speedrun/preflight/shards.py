@@ -26,7 +26,7 @@ def fetch_command(plan) -> str:
     return f"`python {fetch_words(plan.track, plan.recipe.steps)}{out}`"
 
 
-def anew(plan, path: Path) -> str:
+def make_again(plan, path: Path) -> str:
     """How to get another copy of a shard that is no good."""
     return f"run `rm {shlex.quote(str(path))}` and then {fetch_command(plan)}"
 
@@ -57,7 +57,7 @@ def _header(plan, path: Path) -> list[Finding]:
         token_count(path)
     except Refusal as refusal:
         what = str(refusal).rpartition("; ")[0]
-        return [Finding("stop", "shards", what, "the run would not start", anew(plan, path))]
+        return [Finding("stop", "shards", what, "the run would not start", make_again(plan, path))]
     return []
 
 
@@ -165,7 +165,7 @@ def _contents(plan, used: dict, full: bool) -> list[Finding]:
 def _wrong(plan, content: Content) -> list[Finding]:
     """What is wrong with one shard."""
     path, entry, found = content.path, content.entry, []
-    vocab_size, again = plan.track.model.vocab_size, anew(plan, content.path)
+    vocab_size, again = plan.track.model.vocab_size, make_again(plan, content.path)
     if content.error:
         found.append(Finding("stop", "shards", f"{path}: cannot read this shard ({content.error})",
                              "the run would end when it gets there", again))
@@ -178,7 +178,7 @@ def _wrong(plan, content: Content) -> list[Finding]:
     if content.top >= vocab_size:
         found.append(Finding("stop", "shards", f"{path}: token {content.top} is outside the vocabulary of "
                              f"{vocab_size}", "the run would not start: another tokenizer made these shards",
-                             f"mend --data-dir, or {again}"))
+                             f"fix --data-dir, or {again}"))
     if content.hole is not None:
         found.append(Finding("warn", "shards", f"{path}: {WINDOW} equal tokens from position {content.hole} "
                              "on, as where a download left a hole", "the run learns nothing there", again))

@@ -13,7 +13,7 @@ def best_of(k: int, n: int, sd: float, level: float = LEVEL) -> dict:
     """What reporting the best of k recipes adds where all k are equal and their n seeds each unrelated.
 
     overstatement: E[largest of k normals] sd / sqrt(n), in nats; error: 1 - (1 - level)^k, the chance that
-    one of them passes a one-sided test at `level` with nothing behind it. Shared seeds make both smaller.
+    one of them passes a one-sided test at `level` by chance alone. Shared seeds make both smaller.
     ValueError for k or n < 1.
     """
     if not 1 <= k <= MOST_SEEDS or n < 1:

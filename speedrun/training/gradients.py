@@ -2,7 +2,7 @@
 
 A matrix of a sharded MatrixOptimizer is summed by that optimizer, which sends each sum to its owner alone.
 All others (embedding, head, gains, biases) are reduced here, in buckets. With `overlap` a bucket, and each
-matrix, leaves as soon as its last gradient exists, while the backward pass goes on; without, buckets leave
+matrix, leaves as soon as its last gradient exists, while the backward pass continues; without, buckets leave
 at its end and matrices in the optimizer's step.
 """
 import torch

@@ -87,12 +87,13 @@ class Guard:
     def _remedy(self) -> str:
         """What to do after a divergence: a recipe that diverges by itself needs another, a fault only its
         last checkpoint, whose weights are all finite."""
-        anew = "start again with a lower learning rate (--recipe.lr) and another --log-dir"
+        fresh = "start again with a lower learning rate (--recipe.lr) and another --log-dir"
         kept = checkpoint.names(self.folder) if self.folder else []
         if not kept:
-            return f"no checkpoint was written yet: {anew}"
-        return (f"the last good checkpoint is {kept[0].stem}: after a fault of the machine or the data go on "
-                f"with {go_on(self.folder)}; a recipe that diverges by itself would do so again: {anew}")
+            return f"no checkpoint was written yet: {fresh}"
+        return (f"the last good checkpoint is {kept[0].stem}: after a fault of the machine or the data "
+                f"resume with {go_on(self.folder)}; a recipe that diverges by itself would do so again: "
+                f"{fresh}")
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     plan, missing = plan_of(parse, argv), False
     try:
         open_streams(plan)
-    except Refusal:  # the trainer will say it again where fetching cannot mend it
+    except Refusal:  # the trainer will say it again where fetching cannot fix it
         missing = not plan.args.data_dir
     print(1 if plan.device == "cpu" else torch.cuda.device_count())
     if missing:

@@ -31,9 +31,9 @@ def imports() -> dict:
     """What could have changed the code that runs, beside the sources that a log holds.
 
     `variables`: PYTHONPATH and its like, where set; `paths`: where modules are looked for, DIR for a folder
-    that is none of Python's or the project's; `modules`: name -> sha256 of each loaded module that is not the
-    standard library's, the project's, nor of a package that the requirements ask for, at most MOST_MODULES;
-    a sitecustomize counts as one wherever it lies. None where the requirements are not there to be read.
+    that is neither Python's nor the project's; `modules`: name -> sha256 of each loaded module that is not
+    the standard library's, the project's, nor of a package that the requirements ask for, at most
+    MOST_MODULES; a sitecustomize counts as one wherever it lies. None where the requirements are not there to be read.
     """
     known, modules = [*_standard(), *_packages()], {}
     if not _pinned_names():

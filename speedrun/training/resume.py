@@ -18,7 +18,7 @@ from .checkpoint import load, names
 
 @dataclass
 class Start:
-    """Where a run goes on: seeds with an outcome are done, `seed` starts from `step` with `tensors`."""
+    """Where a run is resumed: seeds with an outcome are done, `seed` starts from `step` with `tensors`."""
 
     outcomes: list = field(default_factory=list)
     seed: int | None = None
@@ -92,7 +92,7 @@ def plan_of(parse, argv: list[str]):
 
 
 def resume(folder: Path, root: Path, header: dict) -> tuple[Start, Log]:
-    """Where the run in `folder` goes on. Refusal where it is complete, or where its recipe, track, data,
+    """Where the run in `folder` is resumed. Refusal where it is complete, or where its recipe, track, data,
     seeds or code is not that of `header` and of the files under `root`; damaged checkpoints are named on
     stderr and passed over."""
     log = unfinished(folder)
@@ -103,7 +103,8 @@ def resume(folder: Path, root: Path, header: dict) -> tuple[Start, Log]:
     differs = difference(there, identity(header, now))
     if differs:
         raise Refusal(f"--resume {folder}: that was another run: {'; '.join(differs[:4])}"
-                      f"{'; ...' if len(differs) > 4 else ''}; use its code and arguments, or start anew")
+                      f"{'; ...' if len(differs) > 4 else ''}; use its code and arguments, or start a "
+                      "new run")
     outcomes = [data for _, data in log.of_kind("outcome")]
     left = [seed for seed in header["seeds"] if seed not in {outcome["seed"] for outcome in outcomes}]
     start = Start(outcomes, left[0] if left else None,
@@ -119,7 +120,7 @@ def resume(folder: Path, root: Path, header: dict) -> tuple[Start, Log]:
         try:
             about, tensors = load(path)
             if about["step"] > header["recipe"]["steps"]:
-                raise ValueError(f"its step {about['step']} is behind the last one")
+                raise ValueError(f"its step {about['step']} is after the last one")
         except ValueError as error:
             print(f"{path.stem} is passed over: {error}", file=sys.stderr, flush=True)
             continue

@@ -131,7 +131,7 @@ def limit_files(pid, size):
 
 
 class Ranks:
-    """A run of `size` ranks on its way; a context manager that leaves none behind."""
+    """A run of `size` ranks on its way; a context manager that ends them all."""
 
     def __init__(self, laptop, folder, *args, size=2, environment=None, **settings):
         self.folder, port = Path(folder), str(free_port())

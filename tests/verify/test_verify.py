@@ -202,7 +202,7 @@ def test_files_that_are_no_logs(check, tmp_path):
     for name, data, says in (("a.gz", b"not gzip", "cannot read"), ("a.xz", b"not xz", "cannot read"),
                              ("a.txt", b"\xff\xfe", "UTF-8"),
                              ("b.gz", gzip.compress(b"@ log {}\n")[:-3], "cut short"),
-                             ("c.gz", gzip.compress(b"x") + b"more", "behind the end"),
+                             ("c.gz", gzip.compress(b"x") + b"more", "follows the end"),
                              ("b.txt", b"step:0/9 val_loss:5.0 train_time:0ms step_avg:nanms\n", "modded")):
         (tmp_path / name).write_bytes(data)
         code, found = check(tmp_path / name)
