@@ -33,7 +33,8 @@ def imports() -> dict:
     `variables`: PYTHONPATH and its like, where set; `paths`: where modules are looked for, DIR for a folder
     that is neither Python's nor the project's; `modules`: name -> sha256 of each loaded module that is not
     the standard library's, the project's, nor of a package that the requirements ask for, at most
-    MOST_MODULES; a sitecustomize counts as one wherever it lies. None where the requirements are not there to be read.
+    MOST_MODULES; a sitecustomize counts as one wherever it lies. None where the requirements are not
+    there to be read.
     """
     known, modules = [*_standard(), *_packages()], {}
     if not _pinned_names():
