@@ -49,7 +49,7 @@ def test_a_run_is_what_a_plain_loop_computes(capsys, laptop, tmp_path):
 
 
 def test_a_seed_in_a_batch_equals_that_seed_alone(capsys, laptop, tmp_path):
-    args = ["--recipe", "muon", "--steps", "4", "--seeds"]
+    args = [*SMALL, "--recipe", "muon", "--steps", "4", "--seeds"]
     _, both = train(capsys, laptop, tmp_path / "both", *args, "0", "1")
     _, alone = train(capsys, laptop, tmp_path / "alone", *args, "1")
     assert list(both.series) == [0, 1] and both.header["seeds"] == [0, 1]
@@ -107,7 +107,8 @@ def test_schedule():
 
 
 def test_their_parser_finds_one_series_a_seed(capsys, laptop, tmp_path):
-    result, log = train(capsys, laptop, tmp_path, "--seeds", "3", "5", "--steps", "3", "--val-every", "2")
+    result, log = train(capsys, laptop, tmp_path, *SMALL, "--seeds", "3", "5", "--steps", "3",
+                        "--val-every", "2")
     series = []
     for line in Path(result["log"]).read_text().splitlines():
         match = THEIR_PATTERN.search(line)
