@@ -56,7 +56,7 @@ def matrix(request):
 
 
 TIERS = ("process", "faults", "long")
-# Files whose tests share what is trained for them, and fixtures that tests of several files share. xdist gives
+# Files whose tests share what is trained for them, and fixtures that several files share. xdist gives
 # each such group to one process (--dist loadgroup), so that nothing is trained twice.
 SHARING = ("test_resume", "test_study", "test_replay", "test_fork", "test_sharding", "test_forgeries",
            "test_bench_optimizers", "test_malformed")
