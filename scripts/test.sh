@@ -15,5 +15,5 @@ END
 esac
 
 scripts/setup.sh
-[ $# -gt 0 ] || set -- -q -n 2 --dist loadgroup tests
+[ $# -gt 0 ] || set -- -q -n 2 --dist worksteal tests
 exec .venv/bin/python -m pytest "$@"

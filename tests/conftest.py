@@ -56,11 +56,6 @@ def matrix(request):
 
 
 TIERS = ("process", "faults", "long")
-# Files whose tests share what is trained for them, and fixtures that several files share. xdist gives
-# each such group to one process (--dist loadgroup), so that nothing is trained twice.
-SHARING = ("test_resume", "test_study", "test_replay", "test_fork", "test_sharding", "test_forgeries",
-           "test_bench_optimizers", "test_malformed")
-TRAINED = {"undisturbed", "stopped"}
 NOW: list[pytest.Item] = []        # the test that runs
 STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn"}
 CHEAP = {"git"}                    # may be asked in any tier
@@ -74,9 +69,6 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker("faults")
         if not any(item.get_closest_marker(tier) for tier in TIERS):
             item.add_marker("unit")
-        file = item.path.stem
-        if file in SHARING or TRAINED & set(item.fixturenames):
-            item.add_marker(pytest.mark.xdist_group(file if file in SHARING else "faults"))
 
 
 @pytest.hookimpl(wrapper=True)
