@@ -6,8 +6,9 @@ CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 usage() {
   cat <<'END'
 usage: scripts/setup.sh
-Makes .venv in the repository and installs what requirements*.lock name, each file held to its sha256.
-scripts/run.sh and scripts/test.sh call it; it does nothing while .venv is complete and the locks are the same.
+Makes .venv in the repository and installs the packages of requirements.txt and requirements-nodeps.txt, and
+what those need: the wheels whose sha256 is in requirements*.lock. scripts/run.sh and scripts/test.sh call it;
+it does nothing while .venv is complete and these files are unchanged.
   PYTHON=/path/to/python  the Python to build on (3.11 or newer); rm -rf .venv first to change it
 example: PYTHON=python3.12 scripts/setup.sh
 END
@@ -15,7 +16,7 @@ END
 
 cpu_index=https://download.pytorch.org/whl/cpu
 python=.venv/bin/python
-stamp=.venv/stamp     # written last: checksum of the locks, and whether the machine had a GPU
+stamp=.venv/stamp     # written last: checksum of the requirements, and whether the machine had a GPU
 log=.venv/setup.log   # written first: with no stamp beside it, a set-up was interrupted
 
 say() { echo "$*" >&2; }
@@ -23,7 +24,9 @@ die() { say "setup: $*"; exit 1; }
 
 has_gpu() { [[ "$(nvidia-smi -L 2>/dev/null)" == *GPU* ]]; }
 
-checksum() { cat requirements.lock requirements-torch.lock requirements-cpu.lock | cksum; }
+lists="requirements.txt requirements-nodeps.txt"
+locks="requirements.lock requirements-torch.lock requirements-cpu.lock"
+checksum() { cat $lists $locks | cksum; }
 
 ready() {
   [ -s "$stamp" ] && "$python" -c '' 2>/dev/null || return 1
@@ -87,10 +90,25 @@ except urllib.error.URLError as error:
 END
 }
 
+# The pins of a list that a person edits, as the locks write them: name==version.
+pins() { sed -n 's/^\([^ #]*==[^ ]*\).*/\1/p' "$@" | tr 'A-Z_' 'a-z-'; }
+
+check_locks() {
+  local pin
+  for pin in $(pins $lists); do
+    grep -q "^${pin//./[.]} " $locks ||
+      die "the locks have no $pin, which the requirements ask for: run scripts/lock.sh first"
+  done
+}
+
+# The locks have all that is needed, so pip resolves nothing; only wheels, so it builds nothing.
+pip_runs() {
+  PIP_USER=0 "$python" -m pip install --disable-pip-version-check --no-input --retries 2 \
+    --no-deps --only-binary :all: --require-hashes "$@" 2>&1
+}
+
 pip_install() {
-  if PIP_USER=0 "$python" -m pip install --disable-pip-version-check --no-input --retries 2 "$@" \
-    >>"$log" 2>&1
-  then return; fi
+  if pip_runs "$@" >>"$log"; then return; fi
   if grep -q 'Retrying' "$log" && ! grep -q 'No space left' "$log"; then
     die "no answer from the package registry, which set-up needs once: connect, or set pip's proxy or" \
       "mirror, and run this again; details in $log"
@@ -98,9 +116,6 @@ pip_install() {
   grep '^ERROR' "$log" >&2 || tail -n 5 "$log" >&2
   die "pip failed as above: remove the cause and run this again; all of it is in $log"
 }
-
-# --no-deps: the locks name the transitive packages too.
-install_lock() { pip_install --require-hashes --no-deps --no-compile -r "$@"; }
 
 make_venv() {
   if [ -e .venv ] && [ ! -e "$log" ]; then  # somebody else's: used if it is good for it, never deleted
@@ -118,48 +133,37 @@ make_venv() {
     die "$1 -m venv .venv failed (see $log): apt install python3-venv, or set PYTHON to another"
 }
 
-# The CPU build of the pinned torch, which needs no CUDA packages. Where there is none to be had, the build of
-# the package registry, which brings them.
+# On Linux the registry's torch is a CUDA build, which loads its CUDA packages wherever it runs.
 install_torch_cpu() {
-  local torch index=()
-  torch=$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)
   if cpu_index_answers; then
-    index=(--extra-index-url "$cpu_index")
-  else
-    say "  PyTorch's CPU index does not answer: taking torch from where the other packages come from"
-  fi
-  say "  $torch, CPU build"
-  if ! PIP_USER=0 "$python" -m pip download --disable-pip-version-check --no-input --retries 2 --no-deps \
-    --dest .venv/wheels "${index[@]}" --require-hashes -r requirements-cpu.lock >>"$log" 2>&1
-  then
-    say "  no CPU build of torch here: taking the registry's, with its CUDA packages"
-    install_lock requirements-torch.lock
+    say "  $(pins requirements.txt | grep '^torch=='), CPU build"
+    pip_install --extra-index-url "$cpu_index" -r requirements-cpu.lock
     return
   fi
-  if [ -n "$(ls .venv/wheels 2>/dev/null)" ]; then
-    pip_install --no-deps --no-compile .venv/wheels/torch-*.whl
-  else
-    say "  requirements-cpu.lock has no line for this Python: torch is held to its version alone"
-    pip_install --no-deps --no-compile "${index[@]}" "$torch"
-  fi
-  rm -rf .venv/wheels
+  say "  PyTorch's CPU index does not answer: taking torch from where the other packages come from"
+  # A mirror may have the CPU build.
+  if pip_runs -r requirements-cpu.lock | sed 's/^/  /' >>"$log"; then return; fi
+  say "  no CPU build there: taking the CUDA build and its packages"
+  pip_install -r requirements-torch.lock
 }
 
 install() {
-  local machine=cpu
+  local machine=cpu nodeps
   if has_gpu; then
     machine=gpu
     # The CPU build satisfies the pin too, so pip would keep it.
     case "$1" in *' cpu') "$python" -m pip uninstall -y torch >>"$log" 2>&1 || true ;; esac
-    say "  torch and its CUDA packages"
-    install_lock requirements-torch.lock
-  elif [ "$(uname)" = Linux ]; then
-    install_torch_cpu
-  else  # elsewhere the registry's build is a CPU build
-    install_lock requirements-torch.lock
   fi
-  say "  packages of requirements.lock"
-  install_lock requirements.lock
+  if [ $machine = cpu ] && [ "$(uname)" = Linux ]; then
+    install_torch_cpu
+  else
+    say "  torch"
+    pip_install -r requirements-torch.lock
+  fi
+  say "  packages of requirements.txt"
+  nodeps="^($(pins requirements-nodeps.txt | paste -sd'|' -))"  # megabytes of text: not compiled
+  pip_install -r <(awk -v "skip=$nodeps" '/^[^ #]/ { on = $0 !~ skip } on' requirements.lock)
+  pip_install --no-compile -r <(awk -v "take=$nodeps" '/^[^ #]/ { on = $0 ~ take } on' requirements.lock)
   echo "$(checksum) $machine" >"$stamp"
 }
 
@@ -171,6 +175,7 @@ main() {
     *) say "setup: unknown argument $1 (see scripts/setup.sh --help)"; exit 2 ;;
   esac
   if ready; then return; fi
+  check_locks
   base=$(find_python)
   lock "$base"
   if ready; then return; fi

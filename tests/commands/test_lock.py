@@ -38,4 +38,20 @@ def test_every_package_of_a_lock_has_the_hashes_of_its_files(name):
 def test_a_cpu_machine_installs_no_cuda_package():
     cuda = [name for name, _ in packages("requirements.lock") if re.match(r"torch$|nvidia|cuda|triton", name)]
     assert not cuda
-    assert packages("requirements-cpu.lock").keys() <= packages("requirements-torch.lock").keys()
+
+
+def test_the_cpu_build_is_that_of_the_pin_for_each_python_and_architecture():
+    (build, hashes), = packages("requirements-cpu.lock").items()
+    assert build == ("torch", dict(pins("requirements.txt"))["torch"] + "+cpu")
+    registry = packages("requirements-torch.lock")
+    assert len(hashes) >= 4 * 2 and not set(hashes) & set(sum(registry.values(), []))
+
+
+def test_a_machine_gets_one_version_of_a_package():
+    text = "".join((ROOT / name).read_text() for name in LOCKS[:2])
+    lines = re.findall(r"^([\w.-]+)==[^ ]+(?: ; python_full_version ([<>=]+) '([\d.]+)')?", text, flags=re.M)
+    split = [name for name, _, _ in lines if sum(other == name for other, _, _ in lines) > 1]
+    assert len(lines) > 80
+    for name in set(split):
+        assert sorted(line[1] for line in lines if line[0] == name) == ["<", ">="], name
+        assert len({line[2] for line in lines if line[0] == name}) == 1, name

@@ -13,8 +13,9 @@ from speedrun import ROOT
 
 pytestmark = pytest.mark.process
 
-SCRIPTS = ("setup.sh", "run.sh", "test.sh")
-REQUIREMENTS = ("requirements.lock", "requirements-torch.lock", "requirements-cpu.lock")
+SCRIPTS = ("setup.sh", "run.sh", "test.sh", "lock.sh")
+REQUIREMENTS = ("requirements.txt", "requirements-nodeps.txt", "requirements.lock", "requirements-torch.lock",
+                "requirements-cpu.lock")
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "PIP_INDEX_URL", "PIP_PROXY"), "http://127.0.0.1:9")
 
 TRAINER = r"""
