@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Run the code that a log carries once more, and compare the losses: hashes show that a log agrees with
-itself, only this shows that it is true.
+itself, this that its own code gives these losses. Whether that code is unaltered, its reader sees.
 
 The sources are unpacked into a folder of their own, then their list, what differs from this checkout and
 the command are shown. Nothing runs before you agree. What then runs is the log's code, with your rights:

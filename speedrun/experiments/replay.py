@@ -1,7 +1,7 @@
 """A logged run, trained again: by the code that its log carries (scripts/replay.py), or by this checkout's
 (scripts/verify.py --rerun). Do the losses agree?
 
-Hashes show that a log agrees with itself; only this shows that it is true.
+Hashes show that a log agrees with itself; this shows that its own code gives these losses.
 """
 import os
 import shlex

@@ -11,7 +11,7 @@
 
 The hash after an event is the start of sha256(hash of the event before it + the line), so an edit, a splice
 or a dropped line is found; a source's lines are covered by the sha256 in its event. Whoever edits a log can
-compute the hashes again: they show that a log is consistent, only a replay shows that it is true. A log
+compute the hashes again: they show that a log is consistent, not that it is true. A log
 without an `end` event is incomplete. The `step:` lines stand at column 0, as modded-nanogpt's own parser
 reads them.
 """
