@@ -14,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler announces each start otherwise
 
-from speedrun.cli import Parser, Refusal, command, print_json
+from speedrun.bench.modes import MODES, TOLERANCE, settle
+from speedrun.cli import Parser, command, print_json
 
 EXAMPLE = """examples:
   python scripts/bench_step.py --track laptop --recipe muon
@@ -23,8 +24,6 @@ EXAMPLE = """examples:
   python scripts/bench_step.py --estimate --nproc 8
 All other arguments are those of train_gpt.py, see `train_gpt.py --help`.
 """
-TOLERANCE = 2e-3  # nats: as speedrun/bench/step.py has it, which --help does not load
-
 
 def parse(argv: list[str]):
     """The arguments of this command, and the words that are train_gpt.py's."""
@@ -40,24 +39,7 @@ def parse(argv: list[str]):
     add("--estimate", action="store_true", help="memory by micro-batch, bytes sent, FLOPs; computed")
     add("--json", action="store_true", help="print one JSON object")
     args, words = parser.parse_known_args(argv)
-    modes = [name for name in ("against", "check", "estimate") if getattr(args, name)]
-    if len(modes) > 1:
-        raise Refusal(f"--{modes[0]} and --{modes[1]}: ask for one of them", code=2)
-    args.mode = modes[0] if modes else "measure"
-    for name, modes in (("pairs", ("against",)), ("nproc", ("against", "estimate"))):
-        if getattr(args, name) is not None and args.mode not in modes:
-            raise Refusal(f"--{name} goes with {' or '.join(f'--{mode}' for mode in modes)}; otherwise ranks "
-                          "are started by torchrun", code=2)
-    defaults = dict(steps=20 if args.mode == "measure" else 50, pairs=4, nproc=1)
-    for name, default in defaults.items():
-        if getattr(args, name) is None:
-            setattr(args, name, default)
-        if getattr(args, name) < 1:
-            raise Refusal(f"--{name} {getattr(args, name)}: give at least 1", code=2)
-    if args.mode == "against" and args.synthetic:
-        raise Refusal("--synthetic: another script reads its own shards; leave it out", code=2)
-    if args.mode in ("against", "estimate") and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise Refusal(f"--{args.mode} is not for torchrun; give --nproc", code=2)
+    settle(args, int(os.environ.get("WORLD_SIZE", 1)))
     return args, words
 
 
@@ -66,15 +48,9 @@ def main(argv: list[str]) -> int:
     """Run the benchmark; the exit code."""
     args, words = parse(argv)
     from speedrun.bench import step  # after the arguments: it loads torch
-    if args.mode == "against":
-        found = step.against(words, args.against, args.steps, args.pairs, args.nproc)
-        lines = step.ratio_lines
-    elif args.mode == "estimate":
-        found, lines = step.estimated(words, args.nproc), step.estimate_lines
-    elif args.mode == "check":
-        found, lines = step.checked(words, args.steps, args.synthetic), step.check_lines
-    else:
-        found, lines = step.measured(words, args.steps, args.synthetic), step.step_lines
+    mode = MODES[args.mode]
+    found = getattr(step, mode.found_by)(words, *(getattr(args, name) for name in mode.takes))
+    lines = getattr(step, mode.lines)
     if found:  # rank 0
         print_json(found) if args.json else print("\n".join(lines(found)))
     return 0 if not found or found.get("stands", True) else 1

@@ -23,8 +23,8 @@ from speedrun.training.world import World, join_world
 
 from . import against as beside
 from . import measure as timing
+from .modes import TOLERANCE
 
-TOLERANCE = 2e-3           # nats, of the fast path's training losses
 ESTIMATED = ("fineweb-124m", "350m", "1b")
 CARD = 24 * 2**30          # bytes of the card that --estimate fits the micro-batch to
 GIB = 2**30
