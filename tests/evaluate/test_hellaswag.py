@@ -1,36 +1,29 @@
 """HellaSwag: a case by hand, scores against the model's own loss, the data, and what is refused."""
 import json
 import math
-import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 import torch
 
 import train_gpt
-from data import hellaswag
-from data.hellaswag import Item, clean
+from data import hellaswag, hub
+from data.hellaswag import Item
+from data.shards import sha256_of
 from scripts import eval_hellaswag
 from speedrun import ROOT
 from speedrun.cli import Refusal
 from speedrun.evaluate import hellaswag as evaluate_hellaswag
 from speedrun.evaluate.hellaswag import encoder, score_all, sequences
 from tests.data.test_tokenize import bpe  # noqa: F401 (a fixture)
-from tests.support.hub import Hub  # noqa: F401 (a fixture)
+from tests.support.hellaswag_rows import parquet_of, row
 from tracks import ModelConfig
 from train_gpt import GPT
 
 BYTES = encoder(256)
-
-
-def row(endings, label, ctx_a="y", ctx_b="", activity="x"):
-    return dict(ind=1, activity_label=activity, ctx_a=ctx_a, ctx_b=ctx_b, ctx=f"{ctx_a} {ctx_b}", split="val",
-                split_type="indomain", label=label, endings=endings, source_id="none")
 
 
 # In the model of `echo` a byte is that before it with probability 1/2, and any other one with 1/510.
@@ -145,21 +138,6 @@ def test_what_is_too_long_is_cut_on_the_left(saved, tmp_path, capsys):
 ########################################
 
 
-@pytest.mark.parametrize("text, cleaned", [
-    (" How to cook [header] Get a pan [title] Heat it. [step] Wait. ",
-     "How to cook Get a pan. Heat it. Wait."),
-    ("[substeps] Stir. [substeps] Serve.", " Stir. Serve."), ("a [not\nclosed] b", "a [not\nclosed] b"),
-    ("x  y", "x y")])
-def test_clean(text, cleaned):
-    assert clean(text) == cleaned
-
-
-def test_an_item_reads_as_the_harness_puts_it():
-    found = hellaswag.item_of(row([" runs. ", "b", "c", "d"], "3", "A man is on a roof.", "the NASA man",
-                                  "Roof work"), "x")
-    assert found == Item("Roof work: A man is on a roof. The nasa man", ("runs.", "b", "c", "d"), 3)
-
-
 def test_gpt2_tokens_of_the_parts_are_those_of_the_whole(bpe, tmp_path, capsys):  # noqa: F811
     encode = encoder(50304)
     items = [Item("Cut it. ", ("Then it's 42 done!", " Stir", "日本語 naïve", "-- x"), 0),
@@ -262,54 +240,18 @@ def test_a_vocabulary_without_a_tokenizer():
 
 
 ########################################
-#       Processes and the hub          #
+#        The hub, and a process        #
 ########################################
 
-FETCH = """
-import pathlib, sys
-from data import hellaswag
-from speedrun.cli import command
-sys.exit(command(lambda argv: hellaswag.fetch_items(pathlib.Path(argv[0])) and 0)())
-"""
 
-
-def fetch(folder, hub):
-    """The download in a process of its own: the hub's library reads its address when it is imported."""
-    env = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy") and k[:3] != "HF_"}
-    env |= dict(HF_ENDPOINT=hub.url, HF_HOME=str(folder.parent / "home"))
-    done = subprocess.run([sys.executable, "-c", FETCH, folder], cwd=ROOT, capture_output=True, text=True,
-                          timeout=100, env=env)
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
-
-
-def parquet_of(path, rows):
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    return path.read_bytes()
-
-
-@pytest.mark.process
-def test_the_hub(saved, tmp_path, monkeypatch, capsys):
-    server, name, folder = Hub(hellaswag.REPO), hellaswag.FILE, tmp_path / "data" / "hellaswag"
-    server.files[name] = parquet_of(tmp_path / "p", [r | dict(label=str(r["label"])) for r in ROWS])
-    server.faults[name] = [("cut", 700), ("body", b"x")]
-    done = fetch(folder, server)
-    assert done.returncode == 0 and "trying again in 1 s" in done.stderr, done.stderr
-    assert (folder / name).read_bytes() == server.files[name] and not list(folder.rglob("*.partial"))
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["dataset"] == "Rowan/hellaswag" and list(manifest["files"]) == [name]
-
+def test_the_items_are_the_hubs_where_no_file_is_named(saved, tmp_path, monkeypatch, capsys):
+    name, folder = hellaswag.FILE, tmp_path / "data" / "hellaswag"
+    (folder / name).parent.mkdir(parents=True)
+    parquet_of(folder / name, [r | dict(label=str(r["label"])) for r in ROWS])
+    hub.save_manifest(folder, {name: hub.entry_of(folder / name, sha256_of(folder / name), "c")}, "of/tests")
     monkeypatch.setattr(evaluate_hellaswag, "ROOT", tmp_path)  # the real hub's file would have other items
     result = answer(capsys, saved, "--track", "echo")
     assert (result["acc_norm"], result["items"], result["data"]["published"]) == (3 / 4, 4, None)
-
-    server.files[name] = parquet_of(tmp_path / "p", [dict(text="not HellaSwag")])
-    (folder / "manifest.json").unlink()
-    done = fetch(folder, server)
-    assert done.returncode == 1 and "the hub's own file is no good" in done.stderr
-    assert "no field 'activity_label'" in done.stderr.splitlines()[-1]
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.mark.process
